@@ -1,0 +1,291 @@
+"""What one run is asked to be: typed, checked, and each key with its unit and a sentence.
+
+`RunConfig.from_dict` is the only way in from YAML or the command line; it names the wrong key.
+Keys marked `numbers=False` change how a run is executed but not its numbers, so that they stay out
+of the run's hash: the same run on another machine is the same run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scaling.study.errors import ConfigError, did_you_mean
+from scaling.study.units import parse_quantity
+
+
+def _key(
+    default: Any, unit: str, text: str, *, choices: tuple = (), numbers: bool = True, least: float | None = None,
+    above: float | None = None, most: float | None = None,
+) -> Any:
+    """Declare a key: default, unit, one sentence, and what is allowed (`least` and `most` count, `above` does not)."""
+    return field(
+        default=default,
+        metadata={"unit": unit, "text": text, "choices": choices, "numbers": numbers, "least": least,
+                  "above": above, "most": most},
+    )  # fmt: skip
+
+
+# fmt: off
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape and parts of the Transformer. Sizes left null are chosen from `params`."""
+
+    family: str = _key("llama", "", "Name of the preset; the other keys say what it is made of.")
+    params: float | None = _key(None, "parameters", "Target size N; layers, width and ffn are chosen to hit it within 1 %.", above=0)
+    params_convention: str = _key("non_embedding", "", "Which N `params`, 6ND and the hyperparameter rules mean.", choices=("non_embedding", "total"))
+    layers: int | None = _key(None, "layers", "Depth; null: chosen from `params`.", least=1)
+    width: int | None = _key(None, "channels", "Model width d; null: chosen from `params`.", least=1)
+    heads: int | None = _key(None, "heads", "Query heads; null: width / head size, head size 8 to 64 by width.", least=1)
+    kv_heads: int | None = _key(None, "heads", "Key and value heads (grouped-query attention); null: as many as `heads`.", least=1)
+    ffn: int | None = _key(None, "channels", "Hidden width of the feed-forward part; null: chosen from `params`.", least=1)
+    context: int = _key(128, "tokens", "Sequence length T.", least=2)
+    norm: str = _key("rmsnorm", "", "Normalisation before each part.", choices=("rmsnorm", "layernorm"))
+    position: str = _key("rotary", "", "How positions enter.", choices=("rotary", "learned", "sinusoidal", "none"))
+    rotary_base: float = _key(10_000.0, "", "Base of the rotary wavelengths.", above=1)
+    activation: str = _key("swiglu", "", "Feed-forward activation; swiglu has a third matrix.", choices=("swiglu", "gelu", "relu2"))
+    qk_norm: str = _key("none", "", "RMS norm of queries and keys, per head or over all of them.", choices=("none", "head", "full"))
+    tied: bool = _key(False, "", "Output head shares the token embedding.")
+    bias: bool = _key(False, "", "Biases in linear layers and in LayerNorm.")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text, in which tokens."""
+
+    source: str = _key("stdlib", "", "Where text comes from.", choices=("stdlib", "ngram", "unigram", "markov", "grammar", "text", "zipf_memory"))
+    path: str | None = _key(None, "", "source=text: a .txt, .jsonl or .parquet file, a folder or glob of them, or a Hugging Face dataset name.")
+    text_key: str = _key("text", "", "source=text: the column that holds the text.")
+    tokenizer: str = _key("bytes", "", "bytes, bpe (trained on the source with `vocab` entries), or a Hugging Face tokenizer by name or folder.")
+    vocab: int = _key(256, "tokens", "Vocabulary size V; must be what the tokenizer has.", least=2)
+    order: int = _key(5, "bytes", "ngram, markov: how many symbols of context the true model sees.", least=1, most=8)
+    alpha: float = _key(0.5, "", "zipf_memory: exponent a of the context frequencies i^-(1+a).", above=0)
+    size: float = _key(16e6, "tokens", "How much text a generated source is sampled to (stdlib and text have what they have).", least=1000)
+    source_seed: int = _key(0, "", "Seed of a generated source's own text.", least=0)
+    unique_tokens: float | None = _key(None, "tokens", "Train on only the first so many tokens; null: all there are.", above=0)
+    max_epochs: float = _key(1.0, "epochs", "A run that would see its unique tokens more often than this is refused.", above=0)
+    val_tokens: float = _key(131_072, "tokens", "Fixed held-out tokens that every validation loss is a mean over.", above=0)
+    order_seed: int | None = _key(None, "", "Seed of the order in which tokens are seen; null: the run's seed.", least=0)
+    cache: str | None = _key(None, "folder", "Where token shards are kept; null: $SCALING_CACHE, else the user's cache folder.", numbers=False)
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """How long to train: exactly one of the three (with `model.params` null, two of them give N as well)."""
+
+    tokens: float | None = _key(None, "tokens", "Training tokens D.", above=0)
+    flops: float | None = _key(None, "FLOPs", "Training compute C in the convention below.", above=0)
+    tokens_per_param: float | None = _key(None, "tokens/parameter", "D / N; 20 if no budget is given.", above=0)
+    convention: str = _key("6nd", "", "What `flops` counts: 6 N D, or every matrix product (attention and head too).", choices=("6nd", "counted"))
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedule. What is null follows a rule in (N, D) that `scaling plan` shows."""
+
+    name: str = _key("adamw", "", "Optimiser.", choices=("adamw",))
+    lr: float | None = _key(None, "1/step", "Peak learning rate; null: by rule.", above=0)
+    lr_scale: float = _key(1.0, "", "Factor on the learning rate, to check the rule.", above=0)
+    batch_tokens: float | None = _key(None, "tokens/step", "Global batch; null: by rule; rounded to whole sequences.", above=0)
+    weight_decay: float | None = _key(None, "", "Decoupled weight decay of matrices; null: by rule.", least=0)
+    beta1: float = _key(0.9, "", "Adam's first moment.", least=0, most=0.9999)
+    beta2: float = _key(0.95, "", "Adam's second moment.", least=0, most=0.99999)
+    eps: float = _key(1e-8, "", "Adam's epsilon.", above=0)
+    clip: float = _key(1.0, "", "Gradient norm is clipped to this; 0: never.", least=0)
+    schedule: str = _key("wsd", "", "wsd: warm-up, stable, decay; cosine ends at the budget.", choices=("wsd", "cosine", "constant"))
+    warmup: float = _key(0.05, "share of steps", "Linear warm-up.", least=0, most=1)
+    cooldown: float = _key(0.2, "share of steps", "wsd: last part that decays.", least=0, most=1)
+    cooldown_shape: str = _key("1-sqrt", "", "wsd: how it decays.", choices=("linear", "1-sqrt"))
+    final_lr: float = _key(0.0, "share of peak", "Learning rate at the end of cosine or cooldown.", least=0, most=1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a run is executed."""
+
+    device: str = _key("auto", "", "auto, cpu, cuda, cuda:1 ...", numbers=False)
+    precision: str = _key("auto", "", "float32, bfloat16 (autocast; weights stay float32), or auto: bfloat16 where it is fast.", choices=("auto", "float32", "bfloat16"))
+    compile: bool = _key(False, "", "torch.compile the model; repays itself on long runs only.", numbers=False)
+    attention: str = _key("auto", "", "sdpa: torch's fused kernel; matmul: plain matrix products; auto: the faster for the device.", choices=("auto", "sdpa", "matmul"), numbers=False)
+    micro_batch_tokens: float | None = _key(None, "tokens", "Tokens per forward pass; gradients accumulate to the batch; null: as many as fit well.", above=0, numbers=False)
+    threads: int | None = _key(None, "threads", "CPU threads; null: what the launcher leaves each run.", least=1, numbers=False)
+    evals: int = _key(12, "points", "Validation points along the run, spaced evenly in log tokens; the last is at the end.", least=1, numbers=False)
+    log_points: int = _key(200, "rows", "Training-loss rows in metrics.jsonl, each the mean since the last.", least=1, numbers=False)
+    checkpoint_seconds: float = _key(60.0, "s", "Time between checkpoints.", above=0, numbers=False)
+    keep_checkpoint: bool = _key(True, "", "Keep the final weights of a finished run.", numbers=False)
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """A mirror of the metrics elsewhere; the truth stays in the results folder."""
+
+    name: str = _key("none", "", "none or wandb.", choices=("none", "wandb"), numbers=False)
+    project: str = _key("scaling", "", "wandb project.", numbers=False)
+    entity: str | None = _key(None, "", "wandb entity.", numbers=False)
+    mode: str = _key("offline", "", "wandb mode; offline needs no account and never waits for a server.", choices=("offline", "online", "disabled"), numbers=False)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything one run is asked to be."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    seed: int = _key(0, "", "Seed of weights and, unless data.order_seed is set, of token order.", least=0)
+    role: str = _key("fit", "", "verify: held out from every fit, trained to check a prediction.", choices=("fit", "verify"), numbers=False)
+    sweep: str = _key("single", "", "Folder under `results` that the run belongs to.", numbers=False)
+    results: str = _key("results", "folder", "Where run records are written.", numbers=False)
+    # fmt: on
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Check a nested mapping and return the typed configuration.
+
+        Raises:
+            ConfigError: unknown key, wrong type, value out of range; names the key and the cure.
+        """
+        config = _build(cls, values, "")
+        _check_budget(config)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the nested plain mapping that `from_dict` reads back."""
+        return dataclasses.asdict(self)
+
+    def replace(self, **changes: Any) -> RunConfig:
+        """Return a copy with dotted keys changed: `config.replace(**{"model.params": "1M"})`."""
+        values = self.to_dict()
+        for dotted, value in changes.items():
+            *groups, name = dotted.split(".")
+            target = values
+            for group in groups:
+                target = target[group]
+            target[name] = value
+        return RunConfig.from_dict(values)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One documented configuration key."""
+
+    name: str
+    type: str
+    default: Any
+    unit: str
+    text: str
+    choices: tuple
+    numbers: bool
+
+
+def config_keys(cls: type = RunConfig, prefix: str = "") -> Iterator[Key]:
+    """Yield every configuration key with its dotted name, type, default, unit and sentence."""
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[f.name]):
+            yield from config_keys(hints[f.name], f"{prefix}{f.name}.")
+        else:
+            m = f.metadata
+            yield Key(prefix + f.name, _type_name(hints[f.name]), f.default, m["unit"], m["text"], m["choices"], m["numbers"])
+
+
+def config_values(config: RunConfig) -> Iterator[tuple[Key, Any]]:
+    """Yield each key with the value it has in this configuration."""
+    for key in config_keys():
+        value: Any = config
+        for part in key.name.split("."):
+            value = getattr(value, part)
+        yield key, value
+
+
+def _build(cls: type, values: object, prefix: str) -> Any:
+    """Build one dataclass level; recursion follows the nesting of the schema."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix[:-1]}: expected keys below it such as {prefix}{dataclasses.fields(cls)[0].name}; got {values!r}.")
+    hints = typing.get_type_hints(cls)
+    unknown = [k for k in values if k not in hints]
+    if unknown:
+        known = [k.name for k in config_keys()]
+        name = f"{prefix}{unknown[0]}"
+        raise ConfigError(f"{name}: no such key.{did_you_mean(name, known)} `scaling keys` lists all of them.")
+    built = {}
+    for f in dataclasses.fields(cls):
+        if f.name not in values:
+            continue
+        if dataclasses.is_dataclass(hints[f.name]):
+            built[f.name] = _build(hints[f.name], values[f.name], f"{prefix}{f.name}.")
+        else:
+            built[f.name] = _check(values[f.name], hints[f.name], f.metadata, prefix + f.name)
+    return cls(**built)
+
+
+def _check(value: Any, hint: Any, meta: Mapping[str, Any], name: str) -> Any:
+    """Convert one value to its type and check its range."""
+    optional = isinstance(hint, types.UnionType) and type(None) in typing.get_args(hint)
+    if value is None or value == "null":
+        if optional:
+            return None
+        raise ConfigError(f"{name}: null is not allowed; give {_article(hint)} ({meta['text']})")
+    kind = typing.get_args(hint)[0] if optional else hint
+    value = _convert(value, kind, name)
+    if meta["choices"] and value not in meta["choices"]:
+        raise ConfigError(f"{name}: {value!r} is none of {', '.join(meta['choices'])}.{did_you_mean(str(value), meta['choices'])}")
+    for bound, wrong, text in (
+        ("least", lambda v, b: v < b, "at least"), ("above", lambda v, b: v <= b, "above"), ("most", lambda v, b: v > b, "at most"),
+    ):  # fmt: skip
+        if meta[bound] is not None and wrong(value, meta[bound]):
+            unit = f" {meta['unit']}" if meta["unit"] else ""
+            raise ConfigError(f"{name}: must be {text} {meta[bound]:g}{unit}; got {value:g}.")
+    return value
+
+
+def _convert(value: Any, kind: Any, name: str) -> Any:
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        raise ConfigError(f"{name}: expected true or false; got {value!r}.")
+    if kind is int:
+        number = parse_quantity(value, key=name)
+        if number != int(number):
+            raise ConfigError(f"{name}: expected a whole number; got {value!r}.")
+        return int(number)
+    if kind is float:
+        return float(parse_quantity(value, key=name))
+    if not isinstance(value, str):
+        raise ConfigError(f"{name}: expected text; got {value!r}.")
+    return value
+
+
+def _check_budget(config: RunConfig) -> None:
+    """A run needs N and D: one budget when N is given by the model, two when it is not."""
+    budget, model = config.budget, config.model
+    given = {k: getattr(budget, k) for k in ("tokens", "flops", "tokens_per_param") if getattr(budget, k) is not None}
+    sized = model.params is not None or (model.layers is not None and model.width is not None)
+    if sized and len(given) > 1:
+        text = " and ".join(f"{k}={v:g}" for k, v in given.items())
+        raise ConfigError(f"budget: set one of tokens, flops, tokens_per_param; got {text}. Drop one, e.g. budget.{next(iter(given))}=null.")
+    if not sized and len(given) != 2:
+        raise ConfigError(
+            "model: no size is given. Set model.params=1M, or model.layers and model.width, "
+            "or two of budget.tokens, budget.flops, budget.tokens_per_param and leave model.params null."
+        )
+    if model.params is not None and None not in (model.layers, model.width, model.ffn):
+        raise ConfigError(
+            f"model: params={model.params:g} and a full shape (layers, width, ffn) are both given. Drop model.params, or one of the shape's keys."
+        )
+
+
+def _type_name(hint: Any) -> str:
+    names = [getattr(t, "__name__", str(t)) for t in (typing.get_args(hint) or (hint,))]
+    return " or ".join({"NoneType": "null", "str": "text", "float": "number", "int": "whole number", "bool": "true/false"}.get(n, n) for n in names)
+
+
+def _article(hint: Any) -> str:
+    return f"a {_type_name(hint)}"

@@ -1,0 +1,185 @@
+"""What will be run: exact N, steps, tokens, FLOPs and hyperparameters of one configuration.
+
+The numbers of a plan are what the trainer does, not what was asked for; both are kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaling.study.config import RunConfig, config_values
+from scaling.study.errors import ConfigError
+from scaling.study.flops import FlopsPerToken, flops_6nd, flops_per_token
+from scaling.study.rules import batch_tokens_rule, learning_rate_rule, weight_decay_rule
+from scaling.study.shape import ModelShape, ParamCounts, count_params, resolve_shape
+from scaling.study.units import format_quantity
+
+DEFAULT_TOKENS_PER_PARAM = 20.0  # Hoffmann et al. 2022 (arXiv:2203.15556): near the optimum
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One run as it will be trained.
+
+    Units: tokens, steps, tokens/step; flops is training FLOPs per token by part.
+    """
+
+    config: RunConfig
+    shape: ModelShape
+    counts: ParamCounts
+    flops: FlopsPerToken
+    params_target: float
+    tokens_target: float
+    tokens: int
+    steps: int
+    batch_seqs: int
+    lr: float
+    weight_decay: float
+    warmup_steps: int
+    cooldown_steps: int
+
+    @property
+    def batch_tokens(self) -> int:
+        return self.batch_seqs * self.shape.context
+
+    @property
+    def params(self) -> int:
+        """N in the convention the size was asked for in."""
+        return self.counts.by(self.config.model.params_convention)
+
+    @property
+    def flops_6nd(self) -> float:
+        """6 N D with N in the configuration's convention."""
+        return flops_6nd(self.params, self.tokens)
+
+    @property
+    def flops_counted(self) -> float:
+        """Training compute, every matrix product counted."""
+        return float(self.flops.counted) * self.tokens
+
+    @property
+    def order_seed(self) -> int:
+        seed = self.config.data.order_seed
+        return self.config.seed if seed is None else seed
+
+    @property
+    def hash(self) -> str:
+        """8 hex digits of everything that changes the run's numbers, and of nothing else.
+
+        Taken from resolved values, so that two ways to ask for the same run are one run, and a
+        changed rule is another.
+        """
+        ignored = ("model.", "budget.", "optim.lr", "optim.batch", "optim.weight_decay", "data.order_seed")
+        ignored += ("optim.warmup", "optim.cooldown_share")
+        asked = {k.name: v for k, v in config_values(self.config) if k.numbers and not k.name.startswith(ignored)}
+        resolved = {n: getattr(self, n) for n in ("steps", "batch_seqs", "lr", "weight_decay", "warmup_steps", "cooldown_steps", "order_seed")}
+        text = json.dumps([asked, resolved, dataclasses.asdict(self.shape)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def run_id(self) -> str:
+        """Readable slug and hash; the name of the run's folder."""
+        family = re.sub(r"[^A-Za-z0-9]+", "", self.config.model.family) or "model"
+        size, tokens = (format_quantity(v).replace(".", "_") for v in (self.params, self.tokens))
+        return f"{family}-n{size}-d{tokens}-s{self.config.seed}-{self.hash}"
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.results) / self.config.sweep / self.run_id
+
+
+def make_plan(config: RunConfig) -> RunPlan:
+    """Turn a configuration into the exact run it stands for; launches and loads nothing.
+
+    Raises:
+        ConfigError: the shape or budget cannot be met; the message names the key.
+    """
+    # 1. N: the shape, from its own keys, from a target, or from two budgets
+    target = _params_target(config)
+    shape = resolve_shape(config.model, vocab=config.data.vocab, params=target)
+    counts, flops = count_params(shape), flops_per_token(shape)
+    params = counts.by(config.model.params_convention)
+
+    # 2. D: the budget, in whole steps of whole sequences
+    wanted = _tokens_target(config, params, flops)
+    batch_seqs = _batch_seqs(config, wanted)
+    steps = max(1, round(wanted / (batch_seqs * shape.context)))
+    tokens = steps * batch_seqs * shape.context
+
+    # 3. hyperparameters: rules in (N, D) where nothing else is asked for
+    optim = config.optim
+    lr = (optim.lr or learning_rate_rule(params, tokens)) * optim.lr_scale
+    decay = optim.weight_decay
+    if decay is None:
+        decay = weight_decay_rule(lr, batch_seqs * shape.context, tokens, params)
+    return RunPlan(
+        config=config, shape=shape, counts=counts, flops=flops,
+        params_target=target or params, tokens_target=wanted,
+        tokens=tokens, steps=steps, batch_seqs=batch_seqs, lr=float(f"{lr:.6g}"), weight_decay=float(f"{decay:.6g}"),
+        warmup_steps=math.ceil(optim.warmup * steps),
+        cooldown_steps=math.ceil(optim.cooldown * steps) if optim.schedule == "wsd" else 0,
+    )  # fmt: skip
+
+
+def _params_target(config: RunConfig) -> float | None:
+    """The size asked for: given, or what two of D, C and D/N leave for N."""
+    model, budget = config.model, config.budget
+    if model.params is not None or (model.layers is not None and model.width is not None):
+        return model.params
+    if budget.flops is None:
+        assert budget.tokens and budget.tokens_per_param  # RunConfig.from_dict checked it
+        return budget.tokens / budget.tokens_per_param
+    if budget.convention == "6nd":
+        if budget.tokens is not None:
+            return budget.flops / (6 * budget.tokens)
+        assert budget.tokens_per_param
+        return math.sqrt(budget.flops / (6 * budget.tokens_per_param))
+    return _solve_counted(config)
+
+
+def _solve_counted(config: RunConfig) -> float:
+    """Find N whose counted FLOPs over its tokens meet the budget, by bisection in log N."""
+    budget = config.budget
+
+    def excess(log_params: float) -> float:
+        params = math.exp(log_params)
+        shape = resolve_shape(config.model, vocab=config.data.vocab, params=params)
+        tokens = budget.tokens or (budget.tokens_per_param or 0) * params
+        return flops_per_token(shape).counted * tokens - (budget.flops or 0)
+
+    lo, hi = math.log(2e3), math.log(1e12)
+    for _ in range(30):
+        middle = (lo + hi) / 2
+        lo, hi = (middle, hi) if excess(middle) < 0 else (lo, middle)
+    return math.exp((lo + hi) / 2)
+
+
+def _tokens_target(config: RunConfig, params: int, flops: FlopsPerToken) -> float:
+    budget = config.budget
+    if budget.flops is not None:  # wins over tokens_per_param, which has already chosen N
+        return budget.flops / (6 * params if budget.convention == "6nd" else flops.counted)
+    if budget.tokens is not None:
+        return budget.tokens
+    return (budget.tokens_per_param or DEFAULT_TOKENS_PER_PARAM) * params
+
+
+def _batch_seqs(config: RunConfig, tokens: float) -> int:
+    """Sequences per step: asked for or by rule, in whole sequences."""
+    context, asked = config.model.context, config.optim.batch_tokens
+    if asked is not None and asked > tokens:
+        raise ConfigError(
+            f"optim.batch_tokens: a batch of {asked:g} tokens is larger than the budget of {tokens:g}. "
+            "Ask for a smaller batch or a larger budget."
+        )
+    if tokens < context:
+        raise ConfigError(
+            f"budget: {tokens:g} tokens are less than one sequence of {context} (model.context). "
+            "Ask for a larger budget or a shorter context."
+        )
+    return max(1, round((asked or batch_tokens_rule(tokens)) / context))

@@ -1,0 +1,215 @@
+"""The one record a run leaves: schema, atomic `run.json`, append-only `metrics.jsonl`.
+
+Everything downstream (status, fit, plots, report) reads these two files and nothing else.
+A value that is not known is null, never 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scaling.study.errors import RecordError
+
+SCHEMA_VERSION = 1
+STATUSES = ("running", "done", "diverged", "failed")
+
+
+def _f(unit: str, meaning: str, default: Any = None) -> Any:
+    return field(default=default, metadata={"unit": unit, "meaning": meaning})
+
+
+# fmt: off
+@dataclass(frozen=True)
+class RunRecord:
+    """One run, flat: what was asked, what was trained, what came out."""
+
+    run_id: str = field(metadata={"unit": "", "meaning": "readable slug and hash of what changes the numbers; the folder's name"})
+    status: str = field(metadata={"unit": "", "meaning": "running, done, diverged or failed"})
+    schema_version: int = _f("", "version of this schema", SCHEMA_VERSION)
+    sweep: str | None = _f("", "sweep the run belongs to")
+    role: str = _f("", "fit; or verify: held out from every fit", "fit")
+    reason: str | None = _f("", "why a run diverged or failed")
+    config_hash: str | None = _f("", "hash of what changes the numbers")
+    parent: str | None = _f("", "run whose trunk this run branches from")
+    started_at: str | None = _f("UTC", "first start")
+    finished_at: str | None = _f("UTC", "end; null while running")
+    updated_at: str | None = _f("UTC", "last time the run wrote this record")
+
+    params_target: float | None = _f("parameters", "size asked for, in params_convention")
+    params_convention: str | None = _f("", "convention the size was asked for in")
+    params_total: int | None = _f("parameters", "all parameters")
+    params_embedding: int | None = _f("parameters", "token and learned position tables")
+    params_head: int | None = _f("parameters", "output head; 0 when tied to the embedding")
+    params_non_embedding: int | None = _f("parameters", "blocks and norms: total - embedding - head")
+    params_active: int | None = _f("parameters", "parameters a token passes through")
+    family: str | None = _f("", "model preset")
+    layers: int | None = _f("layers", "depth")
+    width: int | None = _f("channels", "model width d")
+    heads: int | None = _f("heads", "query heads")
+    kv_heads: int | None = _f("heads", "key and value heads")
+    head_size: int | None = _f("channels", "width of a head")
+    ffn: int | None = _f("channels", "hidden width of the feed-forward part")
+    context: int | None = _f("tokens", "sequence length")
+    vocab: int | None = _f("tokens", "vocabulary size")
+
+    tokens: int | None = _f("tokens", "training tokens seen, D")
+    tokens_target: float | None = _f("tokens", "training tokens asked for")
+    unique_tokens: int | None = _f("tokens", "different training tokens there were to see")
+    epochs: float | None = _f("epochs", "tokens / unique_tokens")
+    steps: int | None = _f("steps", "optimiser steps done")
+    steps_planned: int | None = _f("steps", "optimiser steps of the full budget")
+    batch_tokens: int | None = _f("tokens/step", "global batch")
+    flops_counted: float | None = _f("FLOPs", "training compute, every matrix product (attention over the full context, head), backward = 2 x forward")
+    flops_attention: float | None = _f("FLOPs", "part of flops_counted in attention scores and values")
+    flops_head: float | None = _f("FLOPs", "part of flops_counted in the output head")
+
+    optimizer: str | None = _f("", "optimiser")
+    lr: float | None = _f("1/step", "peak learning rate")
+    weight_decay: float | None = _f("", "decoupled weight decay")
+    schedule: str | None = _f("", "learning-rate schedule")
+    warmup_steps: int | None = _f("steps", "linear warm-up")
+    cooldown_steps: int | None = _f("steps", "last part in which the rate decays")
+    seed: int | None = _f("", "seed of the weights")
+    order_seed: int | None = _f("", "seed of the token order")
+
+    val_loss: float | None = _f("nats/token", "final validation loss: mean over the fixed held-out tokens")
+    val_loss_se: float | None = _f("nats/token", "standard error of val_loss over held-out sequences")
+    val_tokens: int | None = _f("tokens", "held-out tokens scored")
+    val_perplexity: float | None = _f("", "exp(val_loss)")
+    val_bits_per_byte: float | None = _f("bits/byte", "val_loss / ln 2 / bytes per token")
+    true_loss: float | None = _f("nats/token", "loss of the true source on the same held-out tokens, where it is known")
+    entropy_rate: float | None = _f("nats/token", "entropy rate of the true source, where it is known: the floor E")
+    val_excess: float | None = _f("nats/token", "val_loss - true_loss on the same tokens")
+    val_excess_se: float | None = _f("nats/token", "standard error of val_excess over held-out sequences")
+    train_loss: float | None = _f("nats/token", "mean training loss over the last logged rows")
+    bytes_per_token: float | None = _f("bytes/token", "on the held-out text")
+
+    data_source: str | None = _f("", "text source")
+    data_hash: str | None = _f("", "hash of the training and validation tokens")
+    source_hash: str | None = _f("", "hash of a generated source's probability table")
+    tokenizer: str | None = _f("", "tokenizer")
+
+    seconds: float | None = _f("s", "time spent training, evaluation included, all lives of the run")
+    tokens_per_second: float | None = _f("tokens/s", "training throughput, evaluation left out")
+    mfu: float | None = _f("", "model-FLOPs utilisation: counted FLOPs/s over the device's peak")
+    memory_bytes: int | None = _f("bytes", "peak memory of the process (CPU) or device")
+    device: str | None = _f("", "device name")
+    devices: int | None = _f("devices", "how many devices the run used")
+    threads: int | None = _f("threads", "CPU threads")
+    precision: str | None = _f("", "precision of matrix products")
+    attention: str | None = _f("", "attention kernel")
+    compiled: bool | None = _f("", "whether the model was compiled")
+    resumes: int = _f("", "how often the run was continued after an interruption", 0)
+    software: dict[str, str] = field(default_factory=dict, metadata={"unit": "", "meaning": "versions of this package, torch and Python, and the git commit"})
+# fmt: on
+
+    def replace(self, **changes: Any) -> RunRecord:
+        """Return a copy with fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the flat mapping that `run.json` holds."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: str = "record") -> RunRecord:
+        """Check version and fields.
+
+        Raises:
+            RecordError: another schema version, a missing or unknown field, an unknown status.
+        """
+        version = values.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise RecordError(f"{where}: schema_version is {version!r}, this package reads {SCHEMA_VERSION}. Read it with the version that wrote it, or run it again.")
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        unknown = [k for k in values if k not in known]
+        required = [n for n, f in known.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+        missing = [n for n in required if n not in values]
+        if unknown or missing:
+            raise RecordError(f"{where}: unknown fields {unknown}, missing fields {missing}. The file was changed by hand or by another version; delete its folder to train the run again.")
+        if values["status"] not in STATUSES:
+            raise RecordError(f"{where}: status is {values['status']!r}, expected one of {', '.join(STATUSES)}.")
+        return cls(**values)
+
+
+def record_fields() -> Iterator[tuple[str, str, str]]:
+    """Yield name, unit and meaning of every field of the record."""
+    for f in dataclasses.fields(RunRecord):
+        yield f.name, f.metadata["unit"], f.metadata["meaning"]
+
+
+# Training-curve rows: a row has `train_loss` or `val_loss` beside the common keys.
+METRIC_FIELDS = {
+    "step": ("steps", "optimiser steps done"),
+    "tokens": ("tokens", "training tokens seen"),
+    "seconds": ("s", "training time so far"),
+    "train_loss": ("nats/token", "mean training loss since the last row"),
+    "lr": ("1/step", "learning rate of the step"),
+    "grad_norm": ("", "gradient norm before clipping"),
+    "tokens_per_second": ("tokens/s", "throughput since the last row"),
+    "val_loss": ("nats/token", "validation loss on the fixed held-out tokens"),
+    "val_excess": ("nats/token", "val_loss minus the true source's loss, where known"),
+}
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write `run.json` atomically: readers see the old record or the new one, never a part."""
+    write_atomic(folder / "run.json", json.dumps(record.to_dict(), indent=1, allow_nan=False) + "\n")
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read `run.json` of a run's folder.
+
+    Raises:
+        RecordError: missing, cut off, not JSON, or of another schema version.
+    """
+    path = folder / "run.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{path}: not there. The run never started; train it, or delete the folder.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: damaged ({error}). Delete the folder to train the run again.") from None
+    if not isinstance(values, dict):
+        raise RecordError(f"{path}: damaged (not a mapping). Delete the folder to train the run again.")
+    return RunRecord.from_dict(values, where=str(path))
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Read the training curve; a last line cut off by a kill is left out."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise RecordError(f"{folder / 'metrics.jsonl'}: line {number} is damaged. Delete the folder to train the run again.") from None
+    return rows
+
+
+def write_atomic(path: Path, text: str | bytes) -> None:
+    """Write a file so that a crash or a full disk leaves the old content whole."""
+    data = text.encode() if isinstance(text, str) else text
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,222 @@
+"""The shape of a Transformer and its exact parameter counts, from arithmetic alone.
+
+d width, h heads, g key-value heads, q head size, f feed-forward width, V vocabulary, T context.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from scaling.study.config import ModelConfig
+from scaling.study.errors import ConfigError
+from scaling.study.units import format_quantity
+
+# d / layers. Kaplan et al. 2020 (arXiv:2001.08361, fig. 5) find the loss flat within 3 % over a
+# 40-fold range; 64 is GPT-2 small's value. Below 2 layers no head can look at another's output.
+ASPECT = 64
+MIN_LAYERS = 2
+TOLERANCE = 0.01  # a chosen shape is within 1 % of its target size
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Everything that the parameter count, the FLOPs and the built module depend on."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    ffn: int
+    vocab: int
+    context: int
+    norm: str = "rmsnorm"
+    position: str = "rotary"
+    rotary_base: float = 10_000.0
+    activation: str = "swiglu"
+    qk_norm: str = "none"
+    tied: bool = False
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class ParamCounts:
+    """Parameters by group; `total` is their sum.
+
+    embedding: token and learned position tables. head: output matrix, 0 when tied.
+    non_embedding: blocks and norms. active: what a token passes through.
+    """
+
+    embedding: int
+    head: int
+    non_embedding: int
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.head + self.non_embedding
+
+    @property
+    def active(self) -> int:
+        return self.total
+
+    def by(self, convention: str) -> int:
+        """Return N in a convention: `total` or `non_embedding`."""
+        return {"total": self.total, "non_embedding": self.non_embedding}[convention]
+
+
+def count_params(shape: ModelShape) -> ParamCounts:
+    """Count the parameters of the module that `shape` builds, exactly."""
+    s = shape
+    position = s.context * s.width if s.position == "learned" else 0
+    norm = _norm_params(s, s.width)
+    per_layer = attention_weights(s) + ffn_weights(s) + _biases(s) + 2 * norm + _qk_norm_params(s)
+    return ParamCounts(
+        embedding=s.vocab * s.width + position,
+        head=0 if s.tied else s.vocab * s.width,
+        non_embedding=s.layers * per_layer + norm,
+    )
+
+
+def attention_weights(shape: ModelShape) -> int:
+    """Matrix entries of one layer's query, key, value and output projections."""
+    s = shape
+    return s.width * s.head_size * (2 * s.heads + 2 * s.kv_heads)
+
+
+def ffn_weights(shape: ModelShape) -> int:
+    """Matrix entries of one layer's feed-forward part (three matrices when gated)."""
+    return (3 if shape.activation == "swiglu" else 2) * shape.width * shape.ffn
+
+
+def _biases(s: ModelShape) -> int:
+    if not s.bias:
+        return 0
+    attention = s.head_size * (s.heads + 2 * s.kv_heads) + s.width
+    return attention + (2 if s.activation == "swiglu" else 1) * s.ffn + s.width
+
+
+def _norm_params(s: ModelShape, size: int) -> int:
+    return size * (2 if s.norm == "layernorm" and s.bias else 1)
+
+
+def _qk_norm_params(s: ModelShape) -> int:
+    return {"none": 0, "head": 2 * s.head_size, "full": (s.heads + s.kv_heads) * s.head_size}[s.qk_norm]
+
+
+@lru_cache(maxsize=4096)
+def resolve_shape(model: ModelConfig, *, vocab: int, params: float | None = None) -> ModelShape:
+    """Return the shape a configuration asks for, choosing what it leaves open.
+
+    Args:
+        model: sizes that are null are chosen; `params` is the target when the shape is open.
+        vocab: vocabulary size V.
+        params: target size when it follows from two budgets instead of `model.params`.
+
+    Raises:
+        ConfigError: heads do not divide the width, or no shape is within 1 % of the target.
+    """
+    target = model.params if model.params is not None else params
+    if target is None:
+        if model.layers is None or model.width is None:
+            raise ConfigError("model: give params, or layers and width.")
+        return _build(model, vocab, model.layers, model.width, model.ffn)
+    return _nearest_shape(model, vocab, target)
+
+
+def heads_for(width: int) -> int:
+    """Heads by width: of 64 channels from width 256 on (GPT-2, Llama), about 32 below, two at least."""
+    return max(2, round(width / (64 if width >= 256 else 32)))
+
+
+def _build(model: ModelConfig, vocab: int, layers: int, width: int, ffn: int | None) -> ModelShape:
+    heads = model.heads or heads_for(width)
+    kv_heads = model.kv_heads or heads
+    if width % heads:
+        raise ConfigError(f"model.heads: {heads} heads do not divide width {width}. Set model.heads to a divisor of {width}.")
+    if heads % kv_heads:
+        raise ConfigError(f"model.kv_heads: {kv_heads} does not divide the {heads} heads. Set model.kv_heads to a divisor of {heads}.")
+    if model.position == "rotary" and (width // heads) % 2:
+        raise ConfigError(f"model.heads: rotary positions need an even head size; width {width} / heads {heads} is {width // heads}.")
+    return ModelShape(
+        layers=layers, width=width, heads=heads, kv_heads=kv_heads, head_size=width // heads,
+        ffn=ffn or round(_ffn_ratio(model) * width), vocab=vocab, context=model.context,
+        norm=model.norm, position=model.position, rotary_base=model.rotary_base,
+        activation=model.activation, qk_norm=model.qk_norm, tied=model.tied, bias=model.bias,
+    )  # fmt: skip
+
+
+def _ffn_ratio(model: ModelConfig) -> float:
+    return 8 / 3 if model.activation == "swiglu" else 4.0  # both give 8 d^2 weights a layer
+
+
+def _nearest_shape(model: ModelConfig, vocab: int, target: float) -> ModelShape:
+    """Search depth and width near the aspect ratio, then let the feed-forward width hit the target.
+
+    Among shapes within 1 %, the one closest to the nominal proportions wins: proportions that
+    drift along a ladder of sizes would themselves bend the law.
+    """
+    shapes = [s for s in (_fit_ffn(model, vocab, *c, target) for c in _candidates(model, vocab, target)) if s]
+    off = {s: abs(count_params(s).by(model.params_convention) / target - 1) for s in shapes}
+    good = [s for s in shapes if off[s] <= TOLERANCE]
+    if good:
+        return min(good, key=lambda s: _strain(model, s) + off[s])
+    closest = f"; the closest has {count_params(min(shapes, key=off.__getitem__)).by(model.params_convention):,}" if shapes else ""
+    raise ConfigError(
+        f"model.params: no shape is within 1 % of {format_quantity(target)} {model.params_convention} parameters "
+        f"with vocabulary {vocab}{closest}. Ask for another size, free model.layers or model.width, "
+        f"or count in the other convention (model.params_convention)."
+    )
+
+
+def _strain(model: ModelConfig, shape: ModelShape) -> float:
+    """How far proportions are from nominal, in log units; the feed-forward ratio counts twice."""
+    aspect = math.log(shape.width / shape.layers / ASPECT)
+    if shape.layers == MIN_LAYERS:  # the smallest models are as deep as they must be
+        aspect = max(0.0, aspect)
+    return abs(aspect) + 2 * abs(math.log(shape.ffn / (_ffn_ratio(model) * shape.width)))
+
+
+def _candidates(model: ModelConfig, vocab: int, target: float) -> Iterator[tuple[int, int]]:
+    """Yield (layers, width) pairs whose nominal size is near the target."""
+    for width in [model.width] if model.width else _WIDTHS:
+        if model.layers:
+            yield model.layers, width
+            continue
+        try:
+            one, two = (count_params(_build(model, vocab, n, width, None)).by(model.params_convention) for n in (1, 2))
+        except ConfigError:
+            continue  # this width does not suit the heads asked for
+        depth = 1 + (target - one) / (two - one)
+        for layers in sorted({max(MIN_LAYERS, math.floor(depth)), max(MIN_LAYERS, math.ceil(depth))}):
+            if layers <= 8192:
+                yield layers, width
+
+
+_WIDTHS = [*range(8, 64, 4), *range(64, 96, 8), *range(96, 256, 16), *range(256, 16_385, 64)]
+
+
+def _fit_ffn(model: ModelConfig, vocab: int, layers: int, width: int, target: float) -> ModelShape | None:
+    """Choose the feed-forward width that brings this depth and width closest to the target."""
+    try:
+        one = _build(model, vocab, layers, width, 1)
+    except ConfigError:
+        return None
+    if model.ffn:
+        return _build(model, vocab, layers, width, model.ffn)
+    base = count_params(one).by(model.params_convention)
+    two = _build(model, vocab, layers, width, 2)
+    per_unit = count_params(two).by(model.params_convention) - base
+    nominal = _ffn_ratio(model) * width
+    exact = 1 + (target - base) / per_unit
+    if not 0.5 * nominal <= exact <= 2 * nominal:
+        return None
+    multiple = 64 if width >= 512 else 8 if width >= 64 else 1  # matrix units like round sizes
+    for step in (multiple, 8, 1):
+        ffn = max(1, round(exact / step) * step)
+        shape = _build(model, vocab, layers, width, ffn)
+        if abs(count_params(shape).by(model.params_convention) / target - 1) <= TOLERANCE / 2:
+            return shape
+    return _build(model, vocab, layers, width, max(1, round(exact)))
