@@ -1,0 +1,354 @@
+"""Scaling laws as small declarative objects, and their registry.
+
+A law is a loss function with named inputs and parameters; the fitter needs nothing else. What more
+a law declares (gradient, units of its coefficients, closed-form optimum) makes the fit faster and
+its results richer. A user's own law is the same object: `register(Law(...))`.
+
+Inside formulas: N parameters, D tokens, C FLOPs, L nats/token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scaling.study.errors import FitError, did_you_mean
+
+Array = Any  # float or numpy array; parameters broadcast against inputs
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter of a law.
+
+    Args:
+        name: as in the formula.
+        meaning: one phrase with the unit.
+        log: search over its logarithm (for a positive scale).
+        linear: the loss is linear in it, so that starts come from linear least squares.
+        low, high: bounds; a log parameter's bounds are those after centring the inputs.
+        unit_of: {input: power}; the parameter scales with that input, where power is a number or
+            the name of another parameter: A in A/N^alpha has {"N": "alpha"}. Drives centring.
+        start: range in which starts of a parameter that is not linear are drawn.
+        prior: mean and SD of a Gaussian prior on the searched scale, used with `priors=True`.
+    """
+
+    name: str
+    meaning: str = ""
+    log: bool = False
+    linear: bool = False
+    low: float = 0.0
+    high: float = np.inf
+    unit_of: Mapping[str, str | float] = field(default_factory=dict)
+    start: tuple[float, float] = (0.1, 1.0)
+    prior: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published set of parameters with what its numbers mean."""
+
+    name: str
+    params: Mapping[str, float]
+    convention: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Compute as C = factor * N^power * D; 6ND has factor 6 and power 1."""
+
+    factor: float = 6.0
+    power: float = 1.0
+
+    def tokens(self, C: Array, N: Array) -> Array:
+        """Return D for a budget and a size."""
+        return C / (self.factor * N**self.power)
+
+    def flops(self, N: Array, D: Array) -> Array:
+        """Return C for a size and tokens."""
+        return self.factor * N**self.power * D
+
+
+@dataclass(frozen=True)
+class Law:
+    """A scaling law.
+
+    Args:
+        name: how it is called in `fit(law=...)`.
+        formula: as a person writes it.
+        params: its parameters in order.
+        loss: function of inputs and parameters by keyword, on arrays; returns the loss.
+        inputs: which of N, D, C it reads.
+        gradient: like `loss`, returns {parameter: d loss / d parameter}; numerical if absent.
+        optimum: (params, C, cost) -> (N, D) that minimise the loss at C, if there is a closed form.
+        derived: further quantities {name: function of the parameters}, given with intervals.
+        nested: {law name: {parameter: value}} that turns this law into a simpler one.
+        published: parameter sets from papers; source: where the law comes from.
+    """
+
+    name: str
+    formula: str
+    params: tuple[Param, ...]
+    loss: Callable[..., Array]
+    inputs: tuple[str, ...] = ("N", "D")
+    gradient: Callable[..., Mapping[str, Array]] | None = None
+    optimum: Callable[[Mapping[str, Array], Array, Cost], tuple[Array, Array]] | None = None
+    derived: Mapping[str, Callable[[Mapping[str, Array]], Array]] = field(default_factory=dict)
+    nested: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    published: tuple[Published, ...] = ()
+    source: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Parameter names in order."""
+        return tuple(p.name for p in self.params)
+
+    def __call__(self, params: Mapping[str, Array], **inputs: Array) -> Array:
+        """Return the loss [nats/token] at the given inputs, e.g. `law(params, N=7e9, D=140e9)`."""
+        missing = [n for n in self.inputs if n not in inputs] + [n for n in self.names if n not in params]
+        if missing:
+            raise FitError(f"law {self.name}: {', '.join(missing)} is not given; it needs {', '.join(self.inputs)} and parameters {', '.join(self.names)}.")
+        return self.loss(**{n: inputs[n] for n in self.inputs}, **{n: params[n] for n in self.names})
+
+    def published_set(self, name: str) -> Published:
+        """Return a published parameter set by name."""
+        for entry in self.published:
+            if entry.name == name:
+                return entry
+        known = [p.name for p in self.published]
+        raise FitError(f"law {self.name}: no published set {name!r}; there are {', '.join(known) or 'none'}.{did_you_mean(name, known)}")
+
+
+def _power(x: str, a: str, c: str, **inputs: Array) -> Array:
+    """One term a * x^-c, named by its keywords."""
+    return inputs[a] * inputs[x] ** -inputs[c]
+
+
+# --- one variable -----------------------------------------------------------------------------
+
+
+def power_law(x: str = "C", *, floor: bool = True) -> Law:
+    """Return L = E + A x^-alpha (or without E) in one input x, one of N, D, C."""
+
+    def loss(*, A: Array, alpha: Array, E: Array = 0.0, **inputs: Array) -> Array:
+        return E + A * inputs[x] ** -alpha
+
+    def gradient(*, A: Array, alpha: Array, E: Array = 0.0, **inputs: Array) -> dict[str, Array]:
+        term = inputs[x] ** -alpha
+        return {"E": np.ones_like(A * term), "A": term, "alpha": -A * term * np.log(inputs[x])}
+
+    params = (_COEFFICIENT("A", x, "alpha"), _exponent("alpha", x))
+    return Law(
+        name=f"power_{x}" + ("_floor" if floor else ""),
+        formula=f"L = {'E + ' if floor else ''}A / {x}^alpha",
+        params=(_FLOOR, *params) if floor else params,
+        loss=loss, gradient=gradient, inputs=(x,),
+        source="Hestness et al. 2017, arXiv:1712.00409" if floor else "Kaplan et al. 2020, arXiv:2001.08361",
+    )  # fmt: skip
+
+
+def _COEFFICIENT(name: str, x: str, exponent: str, *, linear: bool = True) -> Param:
+    return Param(name, f"size of the {x} term at {x} = 1", log=True, linear=linear,
+                 low=1e-9, high=1e9, unit_of={x: exponent}, start=(0.05, 5.0))  # fmt: skip
+
+
+def _exponent(name: str, x: str) -> Param:
+    # Every published language-model exponent lies in 0.03 to 1.2; a bound reached is reported.
+    return Param(name, f"how fast the {x} term falls", low=1e-3, high=4.0, start=(0.05, 1.2))
+
+
+_FLOOR = Param("E", "loss that no N and D removes [nats/token]", linear=True)
+
+
+# --- L(N, D) ----------------------------------------------------------------------------------
+
+
+def _chinchilla(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array, beta: Array) -> Array:
+    return E + A * N**-alpha + B * D**-beta
+
+
+def _chinchilla_gradient(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array, beta: Array) -> dict[str, Array]:
+    n, d = N**-alpha, D**-beta
+    return {"E": np.ones_like(A * n + d), "A": n, "B": d, "alpha": -A * n * np.log(N), "beta": -B * d * np.log(D)}
+
+
+def _allocate(p: Mapping[str, Array], C: Array, cost: Cost) -> tuple[Array, Array]:
+    """Minimise A N^-alpha + B D^-beta at C = f N^e D.
+
+    Setting the derivative along the budget to zero gives the marginal balance
+    alpha A N^-alpha = e beta B D^-beta; with D = C / (f N^e) this is a power law in C:
+    N^(alpha + e beta) = alpha A / (e beta B) * (C/f)^beta. At 6ND: Hoffmann et al. 2022, eq. 4.
+    """
+    alpha, beta = p["alpha"], p.get("beta", p["alpha"])
+    ratio = alpha * p["A"] / (cost.power * beta * p["B"])
+    N = (ratio * (C / cost.factor) ** beta) ** (1.0 / (alpha + cost.power * beta))
+    return N, cost.tokens(C, N)
+
+
+def _share(p: Mapping[str, Array]) -> Array:
+    return p["beta"] / (p["alpha"] + p["beta"])
+
+
+_DERIVED = {
+    "a": _share,  # N* ~ C^a under C = 6ND
+    "b": lambda p: 1.0 - _share(p),
+    "G": lambda p: (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1.0 / (p["alpha"] + p["beta"])),
+    "gamma": lambda p: p.get("k", 1.0) * p["alpha"] * p["beta"] / (p["alpha"] + p["beta"]),
+}
+
+_HOFFMANN = "MassiveText; N total with embeddings, C = 6ND, nats/token"
+CHINCHILLA = Law(
+    name="chinchilla",
+    formula="L = E + A / N^alpha + B / D^beta",
+    params=(_FLOOR, _COEFFICIENT("A", "N", "alpha"), _COEFFICIENT("B", "D", "beta"), _exponent("alpha", "N"), _exponent("beta", "D")),
+    loss=_chinchilla,
+    gradient=_chinchilla_gradient,
+    optimum=_allocate,
+    derived=_DERIVED,
+    published=(
+        Published("hoffmann", {"E": float(np.exp(0.5267228)), "A": float(np.exp(6.0073404)), "B": float(np.exp(6.0179186)), "alpha": 0.33917084, "beta": 0.2849083}, _HOFFMANN, "Hoffmann et al. 2022, unrounded, as in Besiroglu et al. 2024"),
+        Published("hoffmann_printed", {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}, _HOFFMANN + "; rounding moves the optimum by 20 %", "Hoffmann et al. 2022, arXiv:2203.15556, eq. 10"),
+        Published("epoch", {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}, _HOFFMANN + "; in effect a least-absolute-deviation fit", "Besiroglu et al. 2024, arXiv:2404.10102"),
+    ),
+    source="Hoffmann et al. 2022, arXiv:2203.15556, section 3.3",
+)  # fmt: skip
+
+
+def _tied(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array) -> Array:
+    return E + A * N**-alpha + B * D**-alpha
+
+
+def _tied_gradient(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array) -> dict[str, Array]:
+    n, d = N**-alpha, D**-alpha
+    return {"E": np.ones_like(A * n + d), "A": n, "B": d, "alpha": -A * n * np.log(N) - B * d * np.log(D)}
+
+
+CHINCHILLA_TIED = Law(
+    name="chinchilla_tied",
+    formula="L = E + A / N^alpha + B / D^alpha",
+    params=(_FLOOR, _COEFFICIENT("A", "N", "alpha"), _COEFFICIENT("B", "D", "alpha"), _exponent("alpha", "N and D")),
+    loss=_tied,
+    gradient=_tied_gradient,
+    optimum=_allocate,
+    derived={"a": lambda p: 0.5 + 0.0 * p["alpha"], "gamma": lambda p: p["alpha"] / 2},
+    published=(
+        Published("muennighoff", {"E": float(np.exp(0.6254804)), "A": float(np.exp(6.255414)), "B": float(np.exp(7.3049974)), "alpha": 0.3526596}, "C4, GPT-2 tokenizer, unique tokens", "Muennighoff et al. 2023, arXiv:2305.16264"),
+    ),
+    source="Muennighoff et al. 2023, arXiv:2305.16264",
+)  # fmt: skip
+
+
+def _chinchilla_k(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array, beta: Array, k: Array) -> Array:
+    return E + (A * N**-alpha + B * D**-beta) ** k
+
+
+def _chinchilla_k_gradient(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array, beta: Array, k: Array) -> dict[str, Array]:
+    n, d = N**-alpha, D**-beta
+    inner = A * n + B * d
+    outer = k * inner ** (k - 1.0)
+    return {
+        "E": np.ones_like(inner), "A": outer * n, "B": outer * d, "k": inner**k * np.log(inner),
+        "alpha": -outer * A * n * np.log(N), "beta": -outer * B * d * np.log(D),
+    }  # fmt: skip
+
+
+CHINCHILLA_K = Law(
+    name="chinchilla_k",
+    formula="L = E + (A / N^alpha + B / D^beta)^k",
+    params=(
+        _FLOOR, _COEFFICIENT("A", "N", "alpha", linear=False), _COEFFICIENT("B", "D", "beta", linear=False),
+        _exponent("alpha", "N"), _exponent("beta", "D"),
+        # The prior covers what 8 public tables gave, k = 0.56 to 0.88, within about one SD.
+        Param("k", "how sharply the larger term rules; 1 is Chinchilla, towards 0 a maximum",
+              log=True, low=0.03, high=10.0, start=(0.2, 1.5), prior=(-0.5, 0.5)),
+    ),
+    loss=_chinchilla_k,
+    gradient=_chinchilla_k_gradient,
+    optimum=_allocate,  # a power of the sum has its minimum where the sum has it
+    derived=_DERIVED,
+    nested={"chinchilla": {"k": 1.0}},
+    source="Videau et al. 2026, arXiv:2608.07222; E = 0 and k = alpha_D is Kaplan et al. 2020, eq. 1.5",
+)  # fmt: skip
+
+
+def _kaplan(*, N: Array, D: Array, Nc: Array, Dc: Array, alpha_N: Array, alpha_D: Array) -> Array:
+    return ((Nc / N) ** (alpha_N / alpha_D) + Dc / D) ** alpha_D
+
+
+def _kaplan_gradient(*, N: Array, D: Array, Nc: Array, Dc: Array, alpha_N: Array, alpha_D: Array) -> dict[str, Array]:
+    power = alpha_N / alpha_D
+    n, d, log_n = (Nc / N) ** power, Dc / D, np.log(Nc / N)
+    loss, outer = (n + d) ** alpha_D, alpha_D * (n + d) ** (alpha_D - 1.0)
+    return {
+        "Nc": outer * power * n / Nc, "Dc": outer / D, "alpha_N": outer * n * log_n / alpha_D,
+        "alpha_D": loss * np.log(n + d) - outer * n * log_n * power / alpha_D,
+    }  # fmt: skip
+
+
+def _allocate_kaplan(p: Mapping[str, Array], C: Array, cost: Cost) -> tuple[Array, Array]:
+    """The inner sum is A N^-(alpha_N/alpha_D) + Dc D^-1: the same balance as Chinchilla's."""
+    power = p["alpha_N"] / p["alpha_D"]
+    return _allocate({"A": p["Nc"] ** power, "B": p["Dc"], "alpha": power, "beta": 1.0 + 0.0 * power}, C, cost)
+
+
+KAPLAN = Law(
+    name="kaplan",
+    formula="L = ((Nc / N)^(alpha_N / alpha_D) + Dc / D)^alpha_D",
+    params=(
+        Param("Nc", "size at which the N term is 1 nat [parameters]", log=True, low=1e-12, high=1e25, unit_of={"N": 1.0}, start=(1.0, 1e6)),
+        Param("Dc", "data at which the D term is 1 nat [tokens]", log=True, low=1e-12, high=1e25, unit_of={"D": 1.0}, start=(1.0, 1e6)),
+        Param("alpha_N", "slope in N", low=1e-3, high=4.0, start=(0.03, 0.4)),
+        Param("alpha_D", "slope in D", low=1e-3, high=4.0, start=(0.03, 0.4)),
+    ),
+    loss=_kaplan,
+    gradient=_kaplan_gradient,
+    optimum=_allocate_kaplan,
+    derived={"a": lambda p: 1.0 / (1.0 + p["alpha_N"] / p["alpha_D"])},
+    published=(
+        Published("kaplan", {"Nc": 6.4e13, "Dc": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103}, "WebText2, context 1024; N non-embedding, nats/token", "Kaplan et al. 2020, arXiv:2001.08361, table 2"),
+    ),
+    source="Kaplan et al. 2020, arXiv:2001.08361, eq. 1.5",
+)  # fmt: skip
+
+
+# --- registry ---------------------------------------------------------------------------------
+
+_REGISTRY: dict[str, Law] = {}
+
+
+def register(law: Law) -> Law:
+    """Add a law under its name, so that `fit(law="name")` and saved fits find it."""
+    unknown = [u for p in law.params for u in p.unit_of if u not in law.inputs]
+    if unknown or len(set(law.names)) < len(law.names):
+        raise FitError(f"law {law.name}: parameters {law.names} repeat a name, or unit_of names {unknown}, which is no input. Correct the law.")
+    _REGISTRY[law.name] = law
+    return law
+
+
+def get(law: str | Law) -> Law:
+    """Return a law by name; a law object is returned as it is.
+
+    Raises:
+        FitError: no law has that name.
+    """
+    if isinstance(law, Law):
+        return law
+    if law not in _REGISTRY:
+        raise FitError(f"law: {law!r} is not known.{did_you_mean(law, _REGISTRY)} There are {', '.join(names())}.")
+    return _REGISTRY[law]
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all registered laws."""
+    return tuple(_REGISTRY)
+
+
+for _law in (CHINCHILLA, CHINCHILLA_TIED, CHINCHILLA_K, KAPLAN):
+    register(_law)
+for _x in ("N", "D", "C"):
+    register(power_law(_x))
+    register(power_law(_x, floor=False))
