@@ -1,0 +1,109 @@
+"""Real text to token stores: spool, deduplicate, split, tokenise, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling.study.config import DataConfig
+from scaling.study.errors import DataError
+from scaling.training.data.documents import DocumentPool
+from scaling.training.data.sources import stdlib_documents
+from scaling.training.data.store import write_store
+from scaling.training.data.tokenizers import (
+    FastTokenizer,
+    Tokenizer,
+    check_vocab,
+    encode_documents,
+    load_tokenizer,
+    train_bpe,
+)
+
+BYTES_PER_TOKEN = 4.0  # first guess for tokenizers other than bytes; only sizes the first split
+Progress = Callable[[str, float], None]
+
+
+def build_corpus(config: DataConfig, folder: Path, *, on_progress: Progress) -> dict[str, Any]:
+    """Write the stores `train` and `val` of a text source into a folder.
+
+    A trained tokenizer sees training documents only and is saved beside the tokens.
+
+    Returns:
+        What the manifest says of it: tokenizer, bytes per token, numbers of documents.
+
+    Raises:
+        DataError: there is no text, or too little for the held-out part.
+    """
+    on_progress(f"reading {config.source}", 0.0)
+    pool = DocumentPool(_documents(config), folder / "spool.tmp")
+    tokenizer, val, held_out, training = _split(config, pool, on_progress)
+    write_store(folder, "val", [val], vocab=config.vocab, limit=int(config.val_tokens) + 1)
+    texts = _watch(pool.read(training), pool.count_bytes(training), on_progress)
+    write_store(folder, "train", encode_documents(tokenizer, texts), vocab=config.vocab)
+    if isinstance(tokenizer, FastTokenizer) and config.tokenizer == "bpe":
+        tokenizer.backend.save(str(folder / "tokenizer.json"))
+    (folder / "spool.tmp").unlink()
+    return {
+        "tokenizer": config.tokenizer,
+        "bytes_per_token": pool.count_bytes(held_out) / len(val),
+        "documents": {"train": len(training), "val": len(held_out), "bytes": pool.bytes},
+    }
+
+
+def _documents(config: DataConfig) -> Iterator[str]:
+    return stdlib_documents()
+
+
+def _split(
+    config: DataConfig, pool: DocumentPool, on_progress: Progress
+) -> tuple[Tokenizer, np.ndarray, np.ndarray, np.ndarray]:
+    """Hold out enough documents for `val_tokens`; return tokenizer, held-out tokens, both splits.
+
+    How many bytes a token holds is known only after the tokenizer is trained, which may only see
+    training documents; so too small a held-out part is made larger and all is done again.
+    """
+    wanted = int(config.val_tokens) + 1
+    guess = 1.0 if config.tokenizer == "bytes" else BYTES_PER_TOKEN
+    while True:
+        held_out, training = pool.split(wanted * guess)
+        _check_split(config, pool, held_out, training)
+        tokenizer = _tokenizer(config, pool.read(training), on_progress)
+        check_vocab(tokenizer, config.vocab)
+        val = np.concatenate(list(encode_documents(tokenizer, pool.read(held_out))))
+        if len(val) >= wanted:
+            return tokenizer, val, held_out, training
+        guess *= 1.1 * wanted / len(val)
+
+
+def _check_split(
+    config: DataConfig, pool: DocumentPool, held_out: np.ndarray, training: np.ndarray
+) -> None:
+    where = f"data.source={config.source}" + (f" ({config.path})" if config.path else "")
+    if not len(pool):
+        raise DataError(f"{where}: no text in it. Give files that hold text.")
+    if 2 * pool.count_bytes(held_out) > pool.bytes or not len(training):
+        raise DataError(
+            f"{where}: {pool.bytes:,} bytes in {len(pool)} different documents are too little to hold out data.val_tokens={config.val_tokens:g}. "
+            f"Set data.val_tokens to {max(1, pool.bytes // 10)} or less, or give more text in more documents."
+        )
+
+
+def _tokenizer(config: DataConfig, texts: Iterable[str], on_progress: Progress) -> Tokenizer:
+    if config.tokenizer != "bpe":
+        return load_tokenizer(config.tokenizer)
+    on_progress("training the tokenizer", 0.1)
+    return train_bpe(texts, vocab=config.vocab)
+
+
+def _watch(texts: Iterable[str], size: int, on_progress: Progress) -> Iterator[str]:
+    """Pass texts on and report how far they are, from 0.3 on, some hundred times in all."""
+    done, reported = 0, 0.0
+    for text in texts:
+        yield text
+        done += len(text)
+        if done / size > reported + 0.01:
+            reported = done / size
+            on_progress("tokenising", 0.3 + 0.7 * min(1.0, reported))

@@ -1,0 +1,103 @@
+"""What the trainer gets: training and held-out tokens, and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scaling.training.data.order import count_windows, window_starts
+from scaling.training.data.store import TokenStore
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is known of prepared data without opening it."""
+
+    source: str
+    tokenizer: str
+    vocab: int
+    unique_tokens: int  # training tokens, after data.unique_tokens
+    val_tokens: int  # held-out targets
+    bytes_per_token: float  # on the held-out text; 1 where symbols are not text
+    data_hash: str  # of the training and held-out tokens on disk
+    source_hash: str | None  # of a generated source's probability table
+    entropy_rate: float | None  # nats/token of the true source, where known
+    entropy_rate_se: float | None  # its standard error; 0 where it is a closed form
+    entropy_method: str | None  # how the entropy rate is known
+
+
+@dataclass(frozen=True, repr=False)
+class TokenData(DataFacts):
+    """Training and held-out tokens, memory-mapped, with what is known of them.
+
+    The last held-out token is a target only, so that `val_tokens` targets need one token more.
+    """
+
+    train: TokenStore
+    val: TokenStore
+    true_logprob: np.ndarray | None  # float32 [len(val)], nats: log p_true of each held-out token
+
+    def batch(
+        self, step: int, *, batch_seqs: int, context: int, seed: int, rows: slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs and targets of one step.
+
+        Which tokens these are depends on (seed, step) and the batch size alone: micro-batches and
+        devices take rows of the same batch.
+
+        Args:
+            step: optimiser step, from 0.
+            batch_seqs: sequences in the global batch.
+            context: tokens per sequence.
+            seed: seed of the order.
+            rows: the part of the batch to read; all of it by default.
+
+        Returns:
+            Two int64 arrays [rows, context]; targets are inputs one token later.
+        """
+        first, last, stride = rows.indices(batch_seqs)
+        windows = count_windows(self.unique_tokens, context)
+        starts = window_starts(
+            step * batch_seqs + first,
+            step * batch_seqs + last,
+            windows=windows,
+            context=context,
+            seed=seed,
+        )
+        tokens = self.train.windows(starts[::stride], context + 1)
+        return tokens[:, :-1], tokens[:, 1:]
+
+    def val_batches(
+        self, *, context: int, batch_seqs: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield the held-out tokens in whole sequences, always in the same order.
+
+        Returns:
+            Inputs and targets as in `batch`, and int64 [rows]: where in `val` (and in
+            `true_logprob`) the first target of each row is.
+        """
+        starts = np.arange(count_windows(len(self.val), context)) * context
+        for first in range(0, len(starts), batch_seqs):
+            part = starts[first : first + batch_seqs]
+            tokens = self.val.windows(part, context + 1)
+            yield tokens[:, :-1], tokens[:, 1:], part + 1
+
+    def __repr__(self) -> str:
+        """Return one line: source, tokens, vocabulary."""
+        sizes = f"{self.unique_tokens:,} training tokens, {self.val_tokens:,} held out"
+        return f"TokenData({self.source}, {sizes}, vocab {self.vocab}, {self.data_hash})"
+
+
+def facts_from(manifest: dict[str, Any], unique_tokens: float | None) -> DataFacts:
+    """Return the facts of a manifest, with the training tokens limited to `unique_tokens`."""
+    unique = manifest["train_tokens"]
+    if unique_tokens is not None:
+        unique = min(unique, int(unique_tokens))
+    names = (
+        "source", "tokenizer", "vocab", "val_tokens", "bytes_per_token", "data_hash", "source_hash",
+        "entropy_rate", "entropy_rate_se", "entropy_method",
+    )  # fmt: skip
+    return DataFacts(unique_tokens=unique, **{name: manifest[name] for name in names})
