@@ -40,6 +40,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not close:  # `n_layers` is no near match of `model.layers` as a whole, but its last part is
         tails = {k.rsplit(".", 1)[-1]: k for k in known}
-        tail = difflib.get_close_matches(name.rsplit(".", 1)[-1], tails, n=1, cutoff=0.6)
+        tail = difflib.get_close_matches(name.rsplit(".", 1)[-1], tails, n=1, cutoff=0.75)
         close = [tails[t] for t in tail]
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,115 @@
+"""The `scaling` command: one door, one verb at a time.
+
+Nothing heavy is imported before the verb is known, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+HELP = """\
+scaling: plan a grid of Transformers, train it, fit the law, verify the prediction.
+
+usage: scaling VERB [SWEEP] [key=value ...]
+
+  plan    what would be run: exact N, tokens, steps, FLOPs, time    scaling plan quickstart
+  train   train one run                                             scaling train model.params=1M budget.tokens=20M
+          or what is missing of a sweep                             scaling train quickstart
+          or a grid from the command line                           scaling train -m model.params=1M,4M budget.tokens=20M,40M
+  status  done, running, waiting, failed                            scaling status quickstart
+  fit     fit a law: parameters with intervals, optimum             scaling fit quickstart law=chinchilla
+  plot    IsoFLOP curves, frontier, training curves                 scaling plot quickstart
+  verify  predict a larger run, train it, compare                   scaling verify quickstart
+  report  one page that opens in a browser                          scaling report quickstart
+  next    propose the next sweep                                    scaling next quickstart target.flops=1e13
+  demo    all of the above on an embedded example                   scaling demo
+  keys    every key with default, unit and meaning                  scaling keys optim
+
+SWEEP is a file of sweeps/ (yours in ./sweeps, or one of: {sweeps}).
+Numbers may be written 40M, 2.5B, 1e18. `scaling VERB --help` says more."""
+
+VERBS = {
+    "plan": "scaling.cli.plan",
+    "train": "scaling.cli.train",
+    "status": "scaling.cli.status",
+    "fit": "scaling.cli.fit",
+    "plot": "scaling.cli.fit",
+    "report": "scaling.cli.fit",
+    "next": "scaling.cli.fit",
+    "verify": "scaling.cli.verify",
+    "demo": "scaling.cli.demo",
+    "keys": "scaling.cli.keys",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code (0 fine, 1 an error that is explained, 130 Ctrl-C)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(HELP.format(sweeps=", ".join(sweep_names())))
+        return 0
+    if verb == "--version":
+        from scaling import __version__
+
+        print(__version__)
+        return 0
+    from scaling.study.errors import ScalingError, did_you_mean
+
+    if verb not in VERBS:
+        print(f"scaling: there is no verb {verb!r}.{did_you_mean(verb, VERBS)} Try `scaling --help`.", file=sys.stderr)
+        return 1
+    module = importlib.import_module(VERBS[verb])
+    if any(a in ("-h", "--help") for a in arguments[1:]):
+        print((getattr(module, f"{verb}_help", None) or module.__doc__).strip())
+        return 0
+    try:
+        return int(getattr(module, f"run_{verb}")(arguments[1:]) or 0)
+    except ScalingError as error:
+        print(f"scaling {verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nscaling {verb}: interrupted; the same command continues where it stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def sweep_names() -> list[str]:
+    """Return the names of the sweep files in ./sweeps and of the package."""
+    from pathlib import Path
+
+    from scaling.study.paths import data_dir
+
+    folders = (Path.cwd() / "sweeps", data_dir("sweeps"))
+    return sorted({f.stem for folder in folders if folder.is_dir() for f in folder.glob("*.yaml")})
+
+
+def split_sweep(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Take the optional bare word after the verb; the rest is Hydra's.
+
+    Returns:
+        The sweep's name or None, and the remaining arguments.
+    """
+    arguments = list(arguments)
+    if arguments and not arguments[0].startswith("-") and "=" not in arguments[0]:
+        return arguments[0], arguments[1:]
+    return None, arguments
+
+
+def known_sweep(name: str) -> str:
+    """Return the name if there is such a sweep file.
+
+    Raises:
+        ConfigError: no such file; names the closest one.
+    """
+    from scaling.study.errors import ConfigError, did_you_mean
+
+    names = sweep_names()
+    if name not in names:
+        raise ConfigError(f"there is no sweep {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)} (files of sweeps/).")
+    return name

@@ -1,0 +1,238 @@
+"""From conf, sweep files and overrides to checked configurations: the home of Hydra and omegaconf."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from scaling.study.config import RunConfig, config_keys
+from scaling.study.errors import ConfigError, did_you_mean
+from scaling.study.paths import data_dir
+
+DESIGN_KEYS = {
+    "question": "what the sweep is to answer, in a sentence",
+    "cost": "what it costs: runs, FLOPs, time on a stated machine",
+    "grid": "key: [values]; every combination is a run",
+    "points": "list of {key: value}; each is a run, combined with the grid",
+    "verify": "{key: value} of the run that checks the prediction; model.params: optimal takes N* from the fit",
+}
+
+
+@dataclass(frozen=True)
+class Design:
+    """The sweep file's own part: its question and which runs answer it."""
+
+    question: str = ""
+    cost: str = ""
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    points: list[dict[str, Any]] = field(default_factory=list)
+    verify: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_config(cls, cfg: DictConfig) -> Design:
+        """Check and read the `design` node."""
+        values = OmegaConf.to_container(cfg.get("design") or {}, resolve=True)
+        assert isinstance(values, dict)
+        for name in values:
+            if name not in DESIGN_KEYS:
+                raise ConfigError(f"design.{name}: no such key.{did_you_mean(str(name), DESIGN_KEYS)} A design has {', '.join(DESIGN_KEYS)}.")
+        values = {str(k): v for k, v in values.items() if v is not None}
+        known = [k.name for k in config_keys()]
+        for name in _swept_keys(values):
+            if name not in known and "/" not in name and name not in _GROUPS:
+                raise ConfigError(f"design: {name} is no key of a run.{did_you_mean(name, known)}")
+        return cls(**values)
+
+    def overrides(self) -> list[list[str]]:
+        """Return one list of `key=value` overrides per run of the design; one empty list if it names none."""
+        grid = [[f"{key}={_text(v)}" for v in values] for key, values in self.grid.items()]
+        points = [[f"{key}={_text(v)}" for key, v in point.items()] for point in self.points] or [[]]
+        return [[*point, *combination] for point in points for combination in itertools.product(*grid)]
+
+
+_GROUPS = ("model", "data", "tracker")
+
+
+def _swept_keys(design: dict[str, Any]) -> list[str]:
+    if not isinstance(design.get("grid", {}), dict) or not isinstance(design.get("points", []), list):
+        raise ConfigError("design: grid is a mapping of key: [values], points a list of {key: value}.")
+    for key, values in design.get("grid", {}).items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"design.grid: {key} needs a list of values; got {values!r}.")
+    return [*design.get("grid", {}), *(k for p in design.get("points", []) for k in p), *design.get("verify", {})]
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def register_schema() -> None:
+    """Give Hydra every key with its default, so that it refuses keys that do not exist."""
+    values = {**_defaults(), "design": {name: None for name in DESIGN_KEYS}}
+    ConfigStore.instance().store(name="schema", node=OmegaConf.create(values))
+
+
+def _defaults() -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key in config_keys():
+        node = values
+        *groups, name = key.name.split(".")
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = key.default
+    return values
+
+
+def search_path_override(overrides: Sequence[str]) -> list[str]:
+    """Return the override that lets Hydra find `sweeps/`: the user's own folder first, then ours."""
+    if any(o.startswith("hydra.searchpath=") for o in overrides):
+        return []
+    folders = [f for f in (Path.cwd(), data_dir("sweeps").parent) if (f / "sweeps").is_dir()]
+    paths = ",".join(f"'file://{f}'" for f in dict.fromkeys(folders))
+    return [f"hydra.searchpath=[{paths}]"]
+
+
+def compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose `conf/<name>.yaml` with overrides that do not sweep.
+
+    Raises:
+        ConfigError: Hydra's complaint in our words.
+    """
+    try:
+        with _hydra():
+            return hydra_compose(name, overrides=[*overrides, *search_path_override(overrides)], return_hydra_config=False)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from None
+
+
+def _hydra() -> Any:
+    GlobalHydra.instance().clear()
+    register_schema()
+    return initialize_config_dir(version_base="1.3", config_dir=str(data_dir("conf")))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep: the overrides that make it and the configuration that results."""
+
+    overrides: list[str]
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A composed sweep: base configuration, design, and every run."""
+
+    name: str
+    design: Design
+    points: list[Point]
+    base: DictConfig
+
+
+def compose_sweep(arguments: Sequence[str]) -> Sweep:
+    """Compose a sweep from command-line arguments, sweeping values like `a=1,2` included."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(arguments))
+        plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
+        base = compose("train", plain)
+        return expand(base, parsed, lambda extra: compose("train", [*plain, *extra]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from None
+
+
+def expand(base: DictConfig, parsed: Sequence[Override], recompose: Callable[[list[str]], DictConfig]) -> Sweep:
+    """Expand the command line's sweeps and the design into runs.
+
+    The command line has the last word: a key it sets is not swept by the design. Plain values are
+    set on the base configuration; only changes of a config group need Hydra to compose again.
+    """
+    design = Design.from_config(base)
+    fixed = {_key(o) for o in parsed}
+    sweeps = [[f"{_key(o)}={v}" for v in o.sweep_string_iterator()] for o in parsed if o.is_sweep_override()]
+    designs = [[o for o in run if o.split("=", 1)[0] not in fixed] for run in design.overrides()]
+    runs = [[*run, *combination] for run in designs for combination in itertools.product(*sweeps)]
+    points = [Point(run, run_config(base, run, recompose)) for run in _unique(runs)]
+    return Sweep(name=str(base.sweep), design=design, points=points, base=base)
+
+
+def _key(override: Override) -> str:
+    return override.get_key_element().lstrip("+~")
+
+
+def _unique(runs: list[list[str]]) -> list[list[str]]:
+    return [list(run) for run in dict.fromkeys(tuple(run) for run in runs)]
+
+
+def run_config(base: DictConfig, overrides: Sequence[str], recompose: Callable[[list[str]], DictConfig]) -> RunConfig:
+    """Return the checked configuration of one run."""
+    pairs = [o.split("=", 1) for o in overrides]
+    if any("." not in key and key not in _SCALARS for key, _ in pairs):
+        return to_run_config(recompose(list(overrides)))
+    cfg = OmegaConf.to_container(base, resolve=True)
+    assert isinstance(cfg, dict)
+    for key, text in pairs:
+        *groups, name = key.split(".")
+        node: Any = cfg
+        for group in groups:
+            node = node.get(group, {})
+        if name not in node:
+            known = [k.name for k in config_keys()]
+            raise ConfigError(f"{key}: no such key.{did_you_mean(key, known)} `scaling keys` lists all of them.")
+        node[name] = OmegaConf.create([text])[0] if text != "null" else None
+        if isinstance(node[name], str):
+            node[name] = _literal(text)
+    return RunConfig.from_dict({k: v for k, v in cfg.items() if k not in ("design", "hydra", "sweeps")})
+
+
+_SCALARS = ("seed", "role", "sweep", "results")
+
+
+def _literal(text: str) -> Any:
+    """Read an override's value as YAML would: true, false, null, or text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return text.strip("'\"")
+
+
+def to_run_config(cfg: DictConfig) -> RunConfig:
+    """Check a composed configuration; also what slipped past Hydra with `+key=value` or `???`."""
+    missing = OmegaConf.missing_keys(cfg)
+    if missing:
+        raise ConfigError(f"{min(missing)}: no value (???). Give one, e.g. {min(missing)}=...")
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    return RunConfig.from_dict({str(k): v for k, v in values.items() if k not in ("design", "hydra", "sweeps")})
+
+
+def explain(error: Exception) -> ConfigError:
+    """Say a Hydra or omegaconf complaint in one line that names the key and the nearest known one."""
+    import re
+
+    text = str(error).strip()
+    cause = str(error.__cause__ or "").strip()
+    known = [k.name for k in config_keys()]
+    override = re.search(r"Could not override '([^']+)'", text)
+    if override:
+        name = override[1]
+        return ConfigError(f"{name}: no such key.{did_you_mean(name, known)} `scaling keys` lists all of them.")
+    group = re.search(r"Could not find '([^']+)/([^']+)'", text) or re.search(r"In '[^']+': Could not find '([^']+)/([^']+)'", text)
+    if group:
+        options = re.search(r"Available options in '[^']+':\n((?:\t.*\n?)+)", text)
+        names = [line.strip() for line in options[1].splitlines()] if options else []
+        listed = f" There are: {', '.join(names)}." if names else ""
+        return ConfigError(f"{group[1]}: there is no {group[2]!r}.{did_you_mean(group[2], names)}{listed}")
+    first = " ".join(filter(None, [text.split("\nSet the environment")[0], cause]))
+    return ConfigError(re.sub(r"\s*\n\s*", " ", first))

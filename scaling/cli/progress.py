@@ -1,0 +1,157 @@
+"""Progress that is pleasant in a terminal and quiet in a log; it reads records only."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from scaling.study.errors import RecordError
+from scaling.study.plan import RunPlan
+from scaling.study.record import RunRecord, read_record
+from scaling.study.units import format_duration, format_quantity
+
+POLL_SECONDS = 0.5
+
+
+@contextmanager
+def run_progress(plan: RunPlan) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show one run's steps, loss and throughput; yields the trainer's callback."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _log_lines(plan)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(plan.run_id, total=plan.steps, note="preparing data")
+
+        def show(state: dict[str, Any]) -> None:
+            progress.update(task, completed=state.get("step", 0), note=_note(state))
+
+        yield show
+
+
+def _note(state: dict[str, Any]) -> str:
+    loss = state.get("val_loss") or state.get("train_loss")
+    speed = state.get("tokens_per_second")
+    texts = [state.get("message"), f"loss {loss:.3f}" if loss is not None else None, f"{format_quantity(speed)} tokens/s" if speed else None]
+    return "  ".join(t for t in texts if t)
+
+
+def _log_lines(plan: RunPlan) -> Callable[[dict[str, Any]], None]:
+    """In a log: a line when validation loss is measured, and no more."""
+
+    def show(state: dict[str, Any]) -> None:
+        if state.get("val_loss") is not None:
+            print(f"{plan.run_id} step {state['step']}/{plan.steps} {_note(state)}", file=sys.stderr)
+
+    return show
+
+
+@contextmanager
+def sweep_progress(plans: Sequence[RunPlan], *, done: int) -> Iterator[None]:
+    """Show a sweep's runs while a launcher, any launcher, trains them; reads their records.
+
+    Args:
+        plans: runs that are about to be trained.
+        done: runs of the sweep that were finished before.
+    """
+    console = Console(stderr=True)
+    watch = _Watch(plans, done, console)
+    thread = threading.Thread(target=watch.loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        watch.stop.set()
+        thread.join(timeout=5)
+
+
+class _Watch:
+    """Polls the folders of runs and draws what changed."""
+
+    def __init__(self, plans: Sequence[RunPlan], done: int, console: Console) -> None:
+        self.plans = {p.run_id: p for p in plans}
+        self.total, self.before = len(plans) + done, done
+        self.console = console
+        self.stop = threading.Event()
+        self.work = {i: p.flops_counted for i, p in self.plans.items()}
+        self.started = time.time()
+        self.finished: set[str] = set()
+
+    def loop(self) -> None:
+        if not self.console.is_terminal:
+            while not self.stop.wait(POLL_SECONDS):
+                self._log()
+            self._log()
+            return
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f} % of compute"), TextColumn("{task.fields[runs]}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task("training", total=sum(self.work.values()) or 1, runs="", left="")
+            while True:
+                stopping = self.stop.wait(POLL_SECONDS)
+                records = self._records()
+                for record in self._newly_ended(records):
+                    progress.console.print(_line(record, len(self.finished) + self.before, self.total), highlight=False)
+                share = self._share(records)
+                elapsed = time.time() - self.started
+                left = elapsed * (1 - share) / share if share > 0.02 else None
+                running = sum(r.status == "running" for r in records.values())
+                progress.update(
+                    task, completed=share * sum(self.work.values()),
+                    runs=f"{len(self.finished) + self.before}/{self.total} runs, {running} running",
+                    left=f"about {format_duration(left)} left" if left else "",
+                )  # fmt: skip
+                if stopping:
+                    return
+
+    def _log(self) -> None:
+        for record in self._newly_ended(self._records()):
+            print(_line(record, len(self.finished) + self.before, self.total), file=sys.stderr, flush=True)
+
+    def _records(self) -> dict[str, RunRecord]:
+        records = {}
+        for run_id, plan in self.plans.items():
+            try:
+                records[run_id] = read_record(plan.folder)
+            except RecordError:
+                continue  # not started yet
+        return records
+
+    def _newly_ended(self, records: dict[str, RunRecord]) -> list[RunRecord]:
+        # a record that had failed before this launch is not an end of this launch
+        ended = [r for i, r in records.items() if i not in self.finished and _ended_since(r, self.started)]
+        self.finished.update(r.run_id for r in ended)
+        return ended
+
+    def _share(self, records: dict[str, RunRecord]) -> float:
+        """Share of the compute that is done, by steps of each run."""
+        total = sum(self.work.values()) or 1.0
+        shares = ((r.steps or 0) / max(1, r.steps_planned or 1) for r in records.values())
+        return sum(self.work[i] * s for i, s in zip(records, shares, strict=True)) / total
+
+
+def _ended_since(record: RunRecord, start: float) -> bool:
+    if record.status == "running" or record.finished_at is None:
+        return False
+    from datetime import datetime
+
+    return datetime.fromisoformat(record.finished_at).timestamp() >= start - 1
+
+
+def _line(record: RunRecord, number: int, total: int) -> str:
+    head = f"{number:>4}/{total} {record.run_id}"
+    if record.status != "done":
+        return f"{head}  {record.status}: {record.reason}"
+    return f"{head}  loss {record.val_loss:.4f}  {format_duration(record.seconds)}  {format_quantity(record.tokens_per_second)} tokens/s"
+
+
+def progress_bar() -> Progress:
+    """Return a progress bar with counts, for long work that is not a run."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)

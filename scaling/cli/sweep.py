@@ -1,0 +1,114 @@
+"""Launching a sweep: expand it, leave out what is finished, hand the rest to Hydra's launcher."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.launcher import Launcher
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from scaling.cli.compose import Point, Sweep, expand
+from scaling.cli.progress import sweep_progress
+from scaling.study.errors import RecordError, ScalingError
+from scaling.study.plan import RunPlan, make_plan
+from scaling.study.record import read_record, write_atomic
+
+FINISHED = ("done", "diverged")
+
+
+def run_sweep(cfg: DictConfig, arguments: Sequence[str], launcher: Launcher, config_loader: Any) -> list[Any]:
+    """Train the missing runs of a sweep.
+
+    Args:
+        cfg: base configuration that Hydra composed; arguments: the task overrides.
+        launcher: Hydra's launcher; config_loader: composes again where a config group is swept.
+
+    Returns:
+        Hydra's job results.
+    """
+    from scaling.cli.train import set_failed
+
+    # 1. every run of the sweep, once
+    parsed = OverridesParser.create(config_loader=config_loader).parse_overrides(list(arguments))
+    plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
+    base = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])
+
+    def recompose(extra: list[str]) -> DictConfig:
+        hydra = OmegaConf.to_container(cfg.hydra.overrides.hydra)
+        composed = config_loader.load_configuration(cfg.hydra.job.config_name, [*hydra, *plain, *extra], RunMode.RUN)
+        return OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])
+
+    sweep = expand(base, parsed, recompose)
+    planned = unique_plans(sweep.points)
+
+    # 2. those that are not finished; the dearest first, so that cores end together
+    missing = [(point, plan) for point, plan in planned if not is_finished(plan)]
+    missing.sort(key=lambda pair: -pair[1].flops_counted)
+    done = len(planned) - len(missing)
+    folder = Path(str(base.results)) / sweep.name
+    if not missing:
+        print(f"{sweep.name}: all {len(planned)} runs are finished; nothing to train. Records: {folder}")
+        return []
+    check_writable(folder)
+    write_atomic(folder / "sweep.yaml", _sweep_text(sweep, len(planned)))
+    if done:
+        print(f"{sweep.name}: {done} of {len(planned)} runs are finished; training {len(missing)}.", file=sys.stderr)
+
+    # 3. launch, watching the records
+    jobs = [[*plain, *point.overrides] for point, _ in missing]
+    with sweep_progress([plan for _, plan in missing], done=done):
+        results = list(launcher.launch(jobs, initial_job_idx=0))
+
+    # 4. say what came out
+    set_failed(report_failures(results, [plan for _, plan in missing]))
+    return results
+
+
+def unique_plans(points: Sequence[Point]) -> list[tuple[Point, RunPlan]]:
+    """Plan each point; two points that are the same run are one."""
+    planned = {}
+    for point in points:
+        plan = make_plan(point.config)
+        planned.setdefault(plan.run_id, (point, plan))
+    return list(planned.values())
+
+
+def is_finished(plan: RunPlan) -> bool:
+    """Whether the run has a readable record that says done or diverged."""
+    try:
+        return read_record(plan.folder).status in FINISHED
+    except RecordError:
+        return False
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse before training what could not be recorded after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / ".writable", b"")
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise ScalingError(f"results: cannot write to {folder} ({error.strerror}). Give another folder, e.g. results=/path/to/results.") from None
+
+
+def report_failures(results: Sequence[Any], plans: Sequence[RunPlan]) -> int:
+    """Print each failed run with its reason; return how many failed."""
+    failed = [(plan, r._return_value) for plan, r in zip(plans, results, strict=True) if isinstance(getattr(r, "_return_value", None), Exception)]
+    for plan, error in failed:
+        print(f"{plan.run_id} failed: {error}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(plans)} runs failed; the others are recorded. The same command tries the failed ones again.", file=sys.stderr)
+    return len(failed)
+
+
+def _sweep_text(sweep: Sweep, runs: int) -> str:
+    """The sweep as it was launched, for whoever reads the folder later."""
+    values = OmegaConf.to_container(sweep.base, resolve=True)
+    assert isinstance(values, dict)
+    values["runs"] = runs
+    return "# The sweep as last launched: base configuration and design.\n" + OmegaConf.to_yaml(OmegaConf.create(values))

@@ -1,0 +1,94 @@
+"""scaling train [SWEEP] [key=value ...]: train one run, or what is missing of a sweep.
+
+  scaling train model.params=1M budget.tokens=20M              one run
+  scaling train model.params=40M budget.flops=1e17             another budget: tokens, flops or tokens_per_param
+  scaling train quickstart                                     a sweep of sweeps/; again: only what is missing
+  scaling train -m model.params=1M,4M budget.tokens=20M,40M    a grid (an ordinary Hydra multirun)
+  scaling train quickstart hydra/launcher=submitit_slurm hydra.launcher.partition=gpu
+
+Records go to results/<sweep>/<run_id>/. `scaling keys` lists every key. Hydra's own flags work too
+(--cfg job prints the composed configuration and trains nothing).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from scaling.cli import known_sweep, split_sweep
+from scaling.cli.compose import explain, register_schema, search_path_override, to_run_config
+from scaling.cli.progress import run_progress
+from scaling.study.paths import data_dir
+from scaling.study.plan import make_plan
+from scaling.study.record import RunRecord
+from scaling.study.units import format_duration, format_quantity
+
+
+def run_train(arguments: Sequence[str]) -> int:
+    """Train through Hydra: its parser, its launchers, our sweeper."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    name, rest = split_sweep(arguments)
+    if name is not None:
+        rest = ["-m", f"sweeps={known_sweep(name)}", *rest]
+    register_schema()
+    flags = [a for a in rest if a.startswith("-")]
+    overrides = [a for a in rest if not a.startswith("-")]
+    # Hydra prints errors itself unless told not to; we say them in our words
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    argv, sys.argv = sys.argv, ["scaling train", *flags, *overrides, *search_path_override(overrides)]
+    try:
+        hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name="train")(train_task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from None
+    finally:
+        sys.argv = argv
+    return _failed
+
+
+_failed = 0  # exit code of the last multirun in this process; set by scaling.cli.sweep
+
+
+def set_failed(count: int) -> None:
+    """Let a multirun whose runs failed end with exit code 1."""
+    global _failed
+    _failed = int(count > 0)
+
+
+def train_task(cfg: DictConfig) -> dict[str, Any]:
+    """Train the run that a composed configuration stands for; this is what launchers execute."""
+    from hydra.core.hydra_config import HydraConfig
+
+    plan = make_plan(to_run_config(cfg))
+    alone = not HydraConfig.initialized() or HydraConfig.get().mode.name == "RUN"
+    from scaling.training.trainer import train
+
+    if not alone:
+        return train(plan).to_dict()
+    with run_progress(plan) as on_progress:
+        record = train(plan, on_progress=on_progress)
+    print(describe_run(record, str(plan.folder)))
+    return record.to_dict()
+
+
+def describe_run(record: RunRecord, folder: str) -> str:
+    """Say in two lines how a run ended and where its record is."""
+    if record.status != "done":
+        return f"{record.run_id}: {record.status}. {record.reason or ''}\n  {folder}"
+    parts = [f"validation loss {record.val_loss:.4f} nats/token"]
+    if record.val_loss_se is not None:
+        parts[0] += f" (± {record.val_loss_se:.4f})"
+    if record.val_perplexity is not None:
+        parts.append(f"perplexity {record.val_perplexity:.3g}")
+    if record.val_bits_per_byte is not None:
+        parts.append(f"{record.val_bits_per_byte:.3f} bits/byte")
+    if record.val_excess is not None:
+        parts.append(f"{record.val_excess:.4f} above the true source")
+    parts.append(f"{format_quantity(record.tokens)} tokens in {format_duration(record.seconds)}")
+    return f"{record.run_id}: done. {', '.join(parts)}\n  {folder}"

@@ -1,0 +1,15 @@
+"""Where the package's own files are, in a checkout and in an installed wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def data_dir(name: str) -> Path:
+    """Return the folder `conf` or `sweeps`: inside the package in a wheel, beside it in a checkout."""
+    for folder in (_PACKAGE / name, _PACKAGE.parent / name):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"{name}/ is neither in {_PACKAGE} nor beside it; install the package again.")
