@@ -1,0 +1,48 @@
+"""Scaling-law experiments for language models: plan, train, fit, predict, verify.
+
+    import scaling as sl
+    runs = sl.load("results/quickstart")
+    fit = sl.fit(runs, law="chinchilla")
+    fit.predict(N=1e6, D=2e7)
+
+Names are loaded when they are first used, so that `import scaling` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "load": "scaling.analysis.runs",
+    "Runs": "scaling.analysis.runs",
+    "fit": "scaling.analysis.fitting",
+    "Fit": "scaling.analysis.fitting",
+    "fit_isoflops": "scaling.analysis.isoflops",
+    "fit_envelope": "scaling.analysis.envelope",
+    "forecast": "scaling.analysis.forecasting",
+    "compare": "scaling.analysis.comparison",
+    "next_sweep": "scaling.analysis.design",
+    "simulate": "scaling.analysis.simulation",
+    "RunConfig": "scaling.study.config",
+    "make_plan": "scaling.study.plan",
+    "train": "scaling.training.trainer",
+    "write_report": "scaling.present.report",
+}
+_MODULES = {"plot": "scaling.present.plot", "laws": "scaling.analysis.laws"}
+
+__all__ = sorted([*_NAMES, *_MODULES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'scaling' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

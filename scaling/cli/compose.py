@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from scaling.study.config import RunConfig, config_keys
+from scaling.study.config import FitConfig, RunConfig, config_keys
 from scaling.study.errors import ConfigError, did_you_mean
 from scaling.study.paths import data_dir
 
@@ -81,13 +81,14 @@ def _text(value: Any) -> str:
 
 def register_schema() -> None:
     """Give Hydra every key with its default, so that it refuses keys that do not exist."""
-    values = {**_defaults(), "design": {name: None for name in DESIGN_KEYS}}
+    values = {**_defaults(RunConfig), "design": {name: None for name in DESIGN_KEYS}}
     ConfigStore.instance().store(name="schema", node=OmegaConf.create(values))
+    ConfigStore.instance().store(name="fit_schema", node=OmegaConf.create(_defaults(FitConfig)))
 
 
-def _defaults() -> dict[str, Any]:
+def _defaults(cls: type) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for key in config_keys():
+    for key in config_keys(cls):
         node = values
         *groups, name = key.name.split(".")
         for group in groups:
@@ -217,13 +218,21 @@ def to_run_config(cfg: DictConfig) -> RunConfig:
     return RunConfig.from_dict({str(k): v for k, v in values.items() if k not in ("design", "hydra", "sweeps")})
 
 
+def compose_fit(sweep: str | None, overrides: Sequence[str]) -> FitConfig:
+    """Compose and check how results are fitted; the bare word names the sweep."""
+    cfg = compose("fit", [*([f"sweep={sweep}"] if sweep else []), *overrides])
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    return FitConfig.from_dict({str(k): v for k, v in values.items() if k != "hydra"})
+
+
 def explain(error: Exception) -> ConfigError:
     """Say a Hydra or omegaconf complaint in one line that names the key and the nearest known one."""
     import re
 
     text = str(error).strip()
     cause = str(error.__cause__ or "").strip()
-    known = [k.name for k in config_keys()]
+    known = [k.name for root in (RunConfig, FitConfig) for k in config_keys(root)]
     override = re.search(r"Could not override '([^']+)'", text)
     if override:
         name = override[1]

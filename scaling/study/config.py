@@ -172,6 +172,41 @@ class RunConfig:
         return RunConfig.from_dict(values)
 
 
+# fmt: off
+@dataclass(frozen=True)
+class TargetConfig:
+    """What the fit is asked about beyond its own data."""
+
+    flops: float | None = _key(None, "FLOPs", "Compute to find the optimum for; null: 1, 10, 100 and 1000 times the largest in the data.", above=0)
+    params: float | None = _key(None, "parameters", "With target.tokens: the run whose loss is predicted.", above=0)
+    tokens: float | None = _key(None, "tokens", "With target.params: the run whose loss is predicted.", above=0)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How finished runs are fitted: law, objective, conventions, intervals."""
+
+    law: str = _key("chinchilla", "", "Law to fit: chinchilla, chinchilla_k, chinchilla_tied, kaplan ...")
+    objective: str = _key("huber_log", "", "What is minimised.", choices=("huber_log", "l1_log", "mse_log", "huber", "l1", "mse"))
+    params: str = _key("non_embedding", "", "Which N.", choices=("non_embedding", "total", "body_head"))
+    flops: str = _key("6nd", "", "Which C.", choices=("6nd", "counted"))
+    loss: str = _key("val_loss", "", "Column that is fitted.", choices=("val_loss", "val_excess", "train_loss"))
+    intervals: str = _key("bootstrap", "", "How intervals are found.", choices=("bootstrap", "delta", "none"))
+    resamples: int = _key(500, "resamples", "Bootstrap resamples.", least=10)
+    level: float = _key(0.9, "", "Nominal level of intervals.", above=0, most=0.999)
+    seed: int = _key(0, "", "Seed of the bootstrap.", least=0)
+    points: int = _key(7, "runs", "next: runs per budget that are proposed.", least=3)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    sweep: str = _key("quickstart", "", "Sweep whose results are read: a folder under `results`, or a path.")
+    results: str = _key("results", "folder", "Where run records are.")
+    # fmt: on
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FitConfig:
+        """Check a nested mapping and return the typed configuration."""
+        return _build(cls, values, "")
+
+
 @dataclass(frozen=True)
 class Key:
     """One documented configuration key."""
@@ -212,7 +247,7 @@ def _build(cls: type, values: object, prefix: str) -> Any:
     hints = typing.get_type_hints(cls)
     unknown = [k for k in values if k not in hints]
     if unknown:
-        known = [k.name for k in config_keys()]
+        known = [k.name for root in (RunConfig, FitConfig) for k in config_keys(root)]
         name = f"{prefix}{unknown[0]}"
         raise ConfigError(f"{name}: no such key.{did_you_mean(name, known)} `scaling keys` lists all of them.")
     built = {}
