@@ -123,9 +123,20 @@ class Law:
         raise FitError(f"law {self.name}: no published set {name!r}; there are {', '.join(known) or 'none'}.{did_you_mean(name, known)}")
 
 
-def _power(x: str, a: str, c: str, **inputs: Array) -> Array:
-    """One term a * x^-c, named by its keywords."""
-    return inputs[a] * inputs[x] ** -inputs[c]
+# --- shared parts -----------------------------------------------------------------------------
+
+
+def _coefficient(name: str, x: str, exponent: str, *, linear: bool = True) -> Param:
+    return Param(name, f"size of the {x} term at {x} = 1", log=True, linear=linear,
+                 low=1e-9, high=1e9, unit_of={x: exponent}, start=(0.05, 5.0))  # fmt: skip
+
+
+def _exponent(name: str, x: str) -> Param:
+    # Every published language-model exponent lies in 0.03 to 1.2; a bound reached is reported.
+    return Param(name, f"how fast the {x} term falls", low=1e-3, high=4.0, start=(0.05, 1.2))
+
+
+_FLOOR = Param("E", "loss that no N and D removes [nats/token]", linear=True)
 
 
 # --- one variable -----------------------------------------------------------------------------
@@ -141,7 +152,7 @@ def power_law(x: str = "C", *, floor: bool = True) -> Law:
         term = inputs[x] ** -alpha
         return {"E": np.ones_like(A * term), "A": term, "alpha": -A * term * np.log(inputs[x])}
 
-    params = (_COEFFICIENT("A", x, "alpha"), _exponent("alpha", x))
+    params = (_coefficient("A", x, "alpha"), _exponent("alpha", x))
     return Law(
         name=f"power_{x}" + ("_floor" if floor else ""),
         formula=f"L = {'E + ' if floor else ''}A / {x}^alpha",
@@ -149,19 +160,6 @@ def power_law(x: str = "C", *, floor: bool = True) -> Law:
         loss=loss, gradient=gradient, inputs=(x,),
         source="Hestness et al. 2017, arXiv:1712.00409" if floor else "Kaplan et al. 2020, arXiv:2001.08361",
     )  # fmt: skip
-
-
-def _COEFFICIENT(name: str, x: str, exponent: str, *, linear: bool = True) -> Param:
-    return Param(name, f"size of the {x} term at {x} = 1", log=True, linear=linear,
-                 low=1e-9, high=1e9, unit_of={x: exponent}, start=(0.05, 5.0))  # fmt: skip
-
-
-def _exponent(name: str, x: str) -> Param:
-    # Every published language-model exponent lies in 0.03 to 1.2; a bound reached is reported.
-    return Param(name, f"how fast the {x} term falls", low=1e-3, high=4.0, start=(0.05, 1.2))
-
-
-_FLOOR = Param("E", "loss that no N and D removes [nats/token]", linear=True)
 
 
 # --- L(N, D) ----------------------------------------------------------------------------------
@@ -204,7 +202,7 @@ _HOFFMANN = "MassiveText; N total with embeddings, C = 6ND, nats/token"
 CHINCHILLA = Law(
     name="chinchilla",
     formula="L = E + A / N^alpha + B / D^beta",
-    params=(_FLOOR, _COEFFICIENT("A", "N", "alpha"), _COEFFICIENT("B", "D", "beta"), _exponent("alpha", "N"), _exponent("beta", "D")),
+    params=(_FLOOR, _coefficient("A", "N", "alpha"), _coefficient("B", "D", "beta"), _exponent("alpha", "N"), _exponent("beta", "D")),
     loss=_chinchilla,
     gradient=_chinchilla_gradient,
     optimum=_allocate,
@@ -230,7 +228,7 @@ def _tied_gradient(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: A
 CHINCHILLA_TIED = Law(
     name="chinchilla_tied",
     formula="L = E + A / N^alpha + B / D^alpha",
-    params=(_FLOOR, _COEFFICIENT("A", "N", "alpha"), _COEFFICIENT("B", "D", "alpha"), _exponent("alpha", "N and D")),
+    params=(_FLOOR, _coefficient("A", "N", "alpha"), _coefficient("B", "D", "alpha"), _exponent("alpha", "N and D")),
     loss=_tied,
     gradient=_tied_gradient,
     optimum=_allocate,
@@ -260,7 +258,7 @@ CHINCHILLA_K = Law(
     name="chinchilla_k",
     formula="L = E + (A / N^alpha + B / D^beta)^k",
     params=(
-        _FLOOR, _COEFFICIENT("A", "N", "alpha", linear=False), _COEFFICIENT("B", "D", "beta", linear=False),
+        _FLOOR, _coefficient("A", "N", "alpha", linear=False), _coefficient("B", "D", "beta", linear=False),
         _exponent("alpha", "N"), _exponent("beta", "D"),
         # The prior covers what 8 public tables gave, k = 0.56 to 0.88, within about one SD.
         Param("k", "how sharply the larger term rules; 1 is Chinchilla, towards 0 a maximum",

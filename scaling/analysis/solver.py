@@ -85,6 +85,11 @@ class Problem:
         """Return the objective [S] at theta."""
         return (weights * self.objective.rho(self.residuals(theta), delta)).sum(-1) + self.prior(theta)[0]
 
+    def gradient(self, theta: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the gradient [S, P] of the objective."""
+        r, J = self.jacobian(theta)
+        return np.einsum("snp,sn->sp", J, weights * self.objective.psi(r)) + self.prior(theta)[1]
+
     def _centred(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         theta = np.asarray(theta, float)
         values = {p.name: np.exp(theta[..., i]) if p.log else theta[..., i] for i, p in enumerate(self.free)}
