@@ -87,6 +87,8 @@ class Law:
         optimum: (params, C, cost) -> (N, D) that minimise the loss at C, if there is a closed form.
         derived: further quantities {name: function of the parameters}, given with intervals.
         nested: {law name: {parameter: value}} that turns this law into a simpler one.
+        lift: (name of a simpler law, name of the extra parameter, function (its params, value) ->
+            params of this law with the same asymptotes); gives starts for laws that are not linear.
         published: parameter sets from papers; source: where the law comes from.
     """
 
@@ -99,6 +101,7 @@ class Law:
     optimum: Callable[[Mapping[str, Array], Array, Cost], tuple[Array, Array]] | None = None
     derived: Mapping[str, Callable[[Mapping[str, Array]], Array]] = field(default_factory=dict)
     nested: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    lift: tuple[str, str, Callable[[Mapping[str, Array], Array], Mapping[str, Array]]] | None = None
     published: tuple[Published, ...] = ()
     source: str = ""
 
@@ -126,14 +129,14 @@ class Law:
 # --- shared parts -----------------------------------------------------------------------------
 
 
-def _coefficient(name: str, x: str, exponent: str, *, linear: bool = True) -> Param:
+def _coefficient(name: str, x: str, exponent: str, *, linear: bool = True, low: float = 1e-9, high: float = 1e9) -> Param:
     return Param(name, f"size of the {x} term at {x} = 1", log=True, linear=linear,
-                 low=1e-9, high=1e9, unit_of={x: exponent}, start=(0.05, 5.0))  # fmt: skip
+                 low=low, high=high, unit_of={x: exponent}, start=(0.05, 5.0))  # fmt: skip
 
 
-def _exponent(name: str, x: str) -> Param:
+def _exponent(name: str, x: str, *, high: float = 4.0) -> Param:
     # Every published language-model exponent lies in 0.03 to 1.2; a bound reached is reported.
-    return Param(name, f"how fast the {x} term falls", low=1e-3, high=4.0, start=(0.05, 1.2))
+    return Param(name, f"how fast the {x} term falls", low=1e-3, high=high, start=(0.05, 1.2))
 
 
 _FLOOR = Param("E", "loss that no N and D removes [nats/token]", linear=True)
@@ -254,21 +257,29 @@ def _chinchilla_k_gradient(*, N: Array, D: Array, E: Array, A: Array, B: Array, 
     }  # fmt: skip
 
 
+def _lift_k(p: Mapping[str, Array], k: Array) -> dict[str, Array]:
+    """(A N^-alpha)^k is one term of Chinchilla's sum: same floor and slopes, a sharper bend between."""
+    return {"E": p["E"], "A": p["A"] ** (1 / k), "B": p["B"] ** (1 / k), "alpha": p["alpha"] / k, "beta": p["beta"] / k, "k": k}
+
+
 CHINCHILLA_K = Law(
     name="chinchilla_k",
     formula="L = E + (A / N^alpha + B / D^beta)^k",
     params=(
-        _FLOOR, _coefficient("A", "N", "alpha", linear=False), _coefficient("B", "D", "beta", linear=False),
-        _exponent("alpha", "N"), _exponent("beta", "D"),
+        _FLOOR,
+        # Inner coefficients and exponents are those of the terms to the power 1/k, so may be extreme.
+        _coefficient("A", "N", "alpha", linear=False, low=1e-40, high=1e40), _coefficient("B", "D", "beta", linear=False, low=1e-40, high=1e40),
+        _exponent("alpha", "N", high=30.0), _exponent("beta", "D", high=30.0),
         # The prior covers what 8 public tables gave, k = 0.56 to 0.88, within about one SD.
         Param("k", "how sharply the larger term rules; 1 is Chinchilla, towards 0 a maximum",
-              log=True, low=0.03, high=10.0, start=(0.2, 1.5), prior=(-0.5, 0.5)),
+              log=True, low=0.03, high=10.0, start=(0.12, 1.4), prior=(-0.5, 0.5)),
     ),
     loss=_chinchilla_k,
     gradient=_chinchilla_k_gradient,
     optimum=_allocate,  # a power of the sum has its minimum where the sum has it
     derived=_DERIVED,
     nested={"chinchilla": {"k": 1.0}},
+    lift=("chinchilla", "k", _lift_k),
     source="Videau et al. 2026, arXiv:2608.07222; E = 0 and k = alpha_D is Kaplan et al. 2020, eq. 1.5",
 )  # fmt: skip
 

@@ -10,13 +10,13 @@ Shapes: S problems solved together, n runs, P free parameters. theta_SP, r_Sn, J
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import linprog, nnls
 from scipy.stats import qmc
 
-from scaling.analysis.laws import Law, Param
+from scaling.analysis.laws import Law, Param, get
 from scaling.analysis.objectives import Objective
 
 STEPS = 200  # Newton steps per knee; about 15 are used
@@ -231,6 +231,9 @@ def starts(problem: Problem, count: int, *, seed: int = 0) -> np.ndarray:
     Draws the others from their start ranges (scrambled Sobol points, so any count covers them),
     solves the linear ones by non-negative least squares on relative errors, keeps the best.
     """
+    lifted = _lifted_starts(problem, count, seed=seed)
+    if lifted is not None:
+        return lifted
     others = [p for p in problem.free if not p.linear]
     draws = max(256 if len(others) > 2 else 64, 4 * count)
     unit = qmc.Sobol(max(len(others), 1), seed=seed).random(draws) if others else np.zeros((1, 1))
@@ -238,6 +241,26 @@ def starts(problem: Problem, count: int, *, seed: int = 0) -> np.ndarray:
     errors = problem.residuals(theta)
     score = np.nan_to_num(np.square(errors).sum(-1), nan=np.inf)
     return theta[np.argsort(score)[:count]]
+
+
+def _lifted_starts(problem: Problem, count: int, *, seed: int) -> np.ndarray | None:
+    """Return starts that share the asymptotes of a simpler law's starts, at spread-out bends.
+
+    The bend decides the basin, so the best start of each of `count` values is kept.
+    """
+    if problem.law.lift is None or problem.fixed:
+        return None
+    name, extra, lift = problem.law.lift
+    param = next(p for p in problem.free if p.name == extra)
+    simple = replace(problem, law=get(name), free=get(name).params)
+    base = simple._centred(starts(simple, 24, seed=seed))
+    kept = []
+    for value in np.geomspace(*param.start, count):
+        lifted = lift(base, np.full(24, value))
+        theta = np.stack([np.log(lifted[p.name]) if p.log else lifted[p.name] for p in problem.free], -1)
+        theta = np.clip(theta, problem.low, problem.high)
+        kept.append(theta[np.argmin(np.square(problem.residuals(theta)).sum(-1))])
+    return np.array(kept)
 
 
 def _project(problem: Problem, others: list[Param], unit: np.ndarray) -> np.ndarray:

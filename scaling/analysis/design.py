@@ -1,0 +1,120 @@
+"""Which runs to train next: IsoFLOP curves centred where the fit expects the optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scaling.analysis.fitting import Fit
+from scaling.study.errors import FitError
+from scaling.study.record import write_atomic
+from scaling.study.table import Table
+from scaling.study.units import format_flops, format_quantity
+
+
+@dataclass(frozen=True)
+class Point:
+    """One proposed run: budget [FLOPs] and size [parameters], with the tokens that follow."""
+
+    C: float
+    N: float
+    D: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Proposed runs, ready to be written as a sweep file.
+
+    Args:
+        points: the runs; question: what they are to answer; flops: compute of all of them.
+        params: convention of N and flops_convention of C, as the fit's runs had them.
+    """
+
+    points: tuple[Point, ...]
+    question: str
+    params: str = "non_embedding"
+    convention: str = "6nd"
+
+    @property
+    def flops(self) -> float:
+        """Total training compute [FLOPs]."""
+        return float(sum(p.C for p in self.points))
+
+    def save(self, path: str | Path) -> Path:
+        """Write a sweep file that `scaling train <name>` reads.
+
+        Raises:
+            FitError: the path does not end in .yaml.
+        """
+        path = Path(path)
+        if path.suffix != ".yaml":
+            raise FitError(f"sweep: {path} must end in .yaml, e.g. sweeps/round2.yaml.")
+        write_atomic(path, self.yaml(path.stem))
+        return path
+
+    def yaml(self, name: str) -> str:
+        """Return the text of the sweep file."""
+        lines = [
+            "# @package _global_",
+            f"# Question: {self.question}",
+            f"# Cost: {len(self.points)} runs, {format_flops(self.flops)} FLOPs in total; `scaling plan {name}` says how long.",
+            "model:",
+            f"  params_convention: {self.params}",
+            "budget:",
+            f"  convention: {self.convention}",
+            "sweep:",
+            f"  name: {name}",
+            f'  question: "{self.question}"',
+            "  points:",
+            *(f"    - {{budget.flops: {p.C:.4g}, model.params: {p.N:.4g}}}" for p in self.points),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def table(self) -> Table:
+        """Return the proposed runs as a table."""
+        rows = [[format_flops(p.C), format_quantity(p.N), format_quantity(p.D), f"{p.D / p.N:.3g}"] for p in self.points]
+        return Table(["C [FLOPs]", "N", "D [tokens]", "tokens per parameter"], rows, title=self.question,
+                     note=f"{len(rows)} runs, {format_flops(self.flops)} FLOPs in total.")  # fmt: skip
+
+    def __str__(self) -> str:
+        return self.table().text()
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def next_sweep(fit: Fit, *, C: Sequence[float] | float, points: int = 7, span: float | None = None) -> Sweep:
+    """Propose IsoFLOP curves at given budgets, centred on the fit's optimum.
+
+    Args:
+        fit: a law with an optimum; C: budgets [FLOPs], in the convention of its runs.
+        points: sizes per budget, log-spaced.
+        span: sizes reach this factor below and above N*; by default 4, and wider where the
+            interval of N* is, so that the minimum lies inside. Parabolas are little biased at 4.
+
+    Raises:
+        FitError: fewer than 4 points, or a convention that the trainer cannot aim at.
+    """
+    if points < 4:
+        raise FitError(f"points: a curve needs 4 sizes to show a minimum; got {points}. 7 is good.")
+    conventions = {"given": "total"}.get(fit.runs.params, fit.runs.params)
+    if conventions not in ("non_embedding", "total"):
+        raise FitError(f"next_sweep: sizes cannot be aimed at in {fit.runs.params!r} parameters. Fit with runs.using(params='non_embedding').")
+    proposed = []
+    for row in fit.optimal(C).itertuples():
+        reach = span or _reach(row.N, row.N_lo, row.N_hi)
+        for N in row.N * np.geomspace(1 / reach, reach, points):
+            proposed.append(Point(float(row.C), float(N), float(fit.cost.tokens(row.C, N))))
+    budgets = ", ".join(format_flops(c) for c in np.atleast_1d(np.asarray(C, float)))
+    question = f"Where is the loss-optimal size at {budgets} FLOPs?"
+    return Sweep(tuple(proposed), question, conventions, "counted" if fit.runs.flops == "counted" else "6nd")
+
+
+def _reach(N: float, lo: float, hi: float) -> float:
+    """Twice the interval's half-width, at least 4x and at most 16x."""
+    if not (np.isfinite(lo) and np.isfinite(hi)):
+        return 4.0
+    return float(np.clip(2 * max(N / lo, hi / N), 4.0, 16.0))

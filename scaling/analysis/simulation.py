@@ -1,0 +1,107 @@
+"""Runs without training: any law with noise, and the exact Zipf-memory learner.
+
+Both return `Runs` in microseconds per run, so that fits, plans and intervals can be tested against
+a truth that is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import zeta
+
+from scaling.analysis import laws
+from scaling.analysis.laws import Law
+from scaling.analysis.runs import Runs
+from scaling.study.errors import FitError
+
+EXACT = 4096  # contexts summed one by one; beyond, the terms change little and are integrated
+NODES = 400  # Gauss-Legendre nodes of that integral in ln i: relative error below 1e-10
+
+
+def simulate(
+    law: str | Law,
+    params: Mapping[str, float],
+    N: Any,
+    D: Any,
+    *,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Runs:
+    """Return runs whose losses follow a law, with noise.
+
+    Args:
+        law: name or Law; params: its parameters, in parameters, tokens and nats/token.
+        N, D: sizes and tokens of the runs, arrays that broadcast.
+        noise: SD of ln L, the relative scatter between seeds; seed: of that noise.
+
+    Raises:
+        FitError: unknown law, or a loss that is not above 0.
+    """
+    N, D = (np.ravel(x) for x in np.broadcast_arrays(np.asarray(N, float), np.asarray(D, float)))
+    law = laws.get(law)
+    inputs = {"N": N, "D": D, "C": 6 * N * D}
+    loss = np.asarray(law(params, **{k: inputs[k] for k in law.inputs}), float)
+    return make_runs(N, D, loss, noise=noise, seed=seed, name=law.name)
+
+
+def zipf_memory(N: Any, D: Any, *, a: float = 0.5, E: float = 1.0, size: float = 1.0, noise: float = 0.0, seed: int = 0) -> Runs:
+    """Return runs of a learner that stores the N most frequent contexts it has seen in D draws.
+
+    Contexts i = 1, 2, ... come with probability proportional to i^-(1+a); one that is not stored
+    costs `size` nats. Exact: the loss falls as N^-a and D^-(a/(1+a)), N* grows as C^(1/(2+a)).
+
+    Source: Hutter 2021, arXiv:2102.04074, generalised to a memory of N.
+    """
+    N, D = (np.ravel(x) for x in np.broadcast_arrays(np.asarray(N, float), np.asarray(D, float)))
+    excess = np.array([zipf_excess(n, d, a) for n, d in zip(N, D, strict=True)])
+    return make_runs(N, D, E + size * excess, noise=noise, seed=seed, name="zipf_memory", floor=E)
+
+
+def zipf_excess(N: float, D: float, a: float) -> float:
+    """Return sum_{i>N} p_i + sum_{i<=N} p_i (1-p_i)^D: the chance that a context is not stored."""
+    total = zeta(1 + a)
+    # A fractional N stores its last context in part, so that the law is smooth in N.
+    unseen_tail = zeta(1 + a, N + 1) / total
+    i = np.arange(1, min(int(N), EXACT) + 1, dtype=float)
+    p = i ** -(1 + a) / total
+    stored = float(p @ np.exp(D * np.log1p(-p)))
+    if N > EXACT:
+        # Midpoint rule turned round: sum_{i=m+1}^{N} f(i) ~ integral of f from m+1/2 to N+1/2.
+        nodes, weights = _gauss_legendre()
+        lo, hi = np.log(EXACT + 0.5), np.log(N + 0.5)
+        x = np.exp(0.5 * (hi - lo) * nodes + 0.5 * (hi + lo))
+        p = x ** -(1 + a) / total
+        stored += float(0.5 * (hi - lo) * (weights * x) @ (p * np.exp(D * np.log1p(-p))))
+    return float(unseen_tail + stored)
+
+
+@cache
+def _gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(NODES)
+
+
+def make_runs(
+    N: np.ndarray, D: np.ndarray, loss: np.ndarray, *, noise: float = 0.0, seed: int = 0,
+    name: str = "simulated", floor: float | None = None,
+) -> Runs:  # fmt: skip
+    """Return finished runs with given losses; N counts as non-embedding parameters, C is 6ND."""
+    if not (np.isfinite(loss).all() and (loss > 0).all()):
+        raise FitError(f"simulate: the law gives losses that are not above 0, such as {loss.min()!r}. Check its parameters.")
+    noisy = loss * np.exp(noise * np.random.default_rng(seed).standard_normal(loss.shape))
+    frame = pd.DataFrame({
+        "run_id": [f"{name}-{i}" for i in range(len(N))], "status": "done", "role": "fit",
+        "params_non_embedding": N, "params_total": N, "tokens": D, "val_loss": noisy,
+    })  # fmt: skip
+    return Runs(frame.assign(entropy_rate=floor) if floor is not None else frame)
+
+
+def isoflop_grid(C: Any, *, points: int = 7, span: float = 4.0, ratio: float = 20.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return N and D of IsoFLOP curves: `points` sizes within a factor `span` of N at D/N = ratio."""
+    C = np.atleast_1d(np.asarray(C, float))[:, None]
+    N = np.sqrt(C / (6 * ratio)) * np.geomspace(1 / span, span, points)
+    return N.ravel(), (C / (6 * N)).ravel()
