@@ -87,7 +87,7 @@ class BudgetConfig:
 class OptimConfig:
     """Optimiser and schedule. What is null follows a rule in (N, D) that `scaling plan` shows."""
 
-    name: str = _key("adamw", "", "Optimiser.", choices=("adamw",))
+    name: str = _key("adamw", "", "Which optimiser.", choices=("adamw",))
     lr: float | None = _key(None, "1/step", "Peak learning rate; null: by rule.", above=0)
     lr_scale: float = _key(1.0, "", "Factor on the learning rate, to check the rule.", above=0)
     batch_tokens: float | None = _key(None, "tokens/step", "Global batch; null: by rule; rounded to whole sequences.", above=0)
