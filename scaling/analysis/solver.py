@@ -121,31 +121,37 @@ class Solution:
     decrement: np.ndarray
 
 
-def solve(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> Solution:
+def solve(
+    problem: Problem, theta: np.ndarray, weights: np.ndarray, *, tolerance: float = 1e-16
+) -> Solution:
     """Minimise the objective from each start.
 
     Args:
         theta: starts [S, P]; weights: [n] or [S, n], a run of weight 2 counts as two runs.
+        tolerance: stop when a Newton step promises less than this part of the objective.
     """
     theta = np.clip(np.atleast_2d(theta), problem.low, problem.high)
     weights = np.broadcast_to(weights, (len(theta), len(problem.loss)))
     per_chunk = max(1, CHUNK // (weights.shape[1] * theta.shape[1]))
     parts = [
-        _solve_chunk(problem, theta[i : i + per_chunk], weights[i : i + per_chunk])
+        _solve_chunk(problem, theta[i : i + per_chunk], weights[i : i + per_chunk], tolerance)
         for i in range(0, len(theta), per_chunk)
     ]
     return Solution(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("theta", "value", "decrement")))
 
 
-def _solve_chunk(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> Solution:
-    for delta in _knees(problem, theta, weights):
-        theta, value, decrement = _newton(problem, theta, weights, delta)
+def _solve_chunk(problem: Problem, theta: np.ndarray, weights: np.ndarray, tolerance: float) -> Solution:
+    with np.errstate(over="ignore", invalid="ignore"):  # a step too far gives inf, and is not taken
+        *coarse, last = _knees(problem, theta)
+        for delta in coarse:
+            theta, value, decrement = _newton(problem, theta, weights, delta, 1e-3)
+        theta, value, decrement = _newton(problem, theta, weights, last, tolerance)
     if problem.objective.shape == "l1":
         value = problem.value(theta, weights)
     return Solution(theta, value, decrement)
 
 
-def _knees(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> list[float]:
+def _knees(problem: Problem, theta: np.ndarray) -> list[float]:
     """Return falling Huber knees, from the residuals' own scale to the objective's.
 
     Far from the optimum a small knee leaves almost no curvature to steer by; lowering it step by
@@ -160,7 +166,7 @@ def _knees(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> list[flo
 
 
 def _newton(
-    problem: Problem, theta: np.ndarray, weights: np.ndarray, delta: float
+    problem: Problem, theta: np.ndarray, weights: np.ndarray, delta: float, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Damped Newton; the damping matrix is that of reweighted least squares, which always descends."""
     theta, S = theta.copy(), len(theta)
@@ -172,13 +178,13 @@ def _newton(
         step, decrement[open_] = _step(problem, theta[open_], g, H, M, damping[open_])
         trial = np.clip(theta[open_] + step, problem.low, problem.high)
         new = problem.value(trial, weights[open_], delta)
+        decrement[open_] /= np.maximum(np.abs(value[open_]), 1e-300)
         better = new <= value[open_]
-        gain = np.where(better, value[open_] - new, 0.0)
-        done = better & (gain <= 1e-15 * np.abs(value[open_])) & (damping[open_] < 1.0)
+        # What the undamped model still promises; a promise below rounding cannot be kept.
+        done = (decrement[open_] <= tolerance) & (damping[open_] < 1.0)
         theta[open_[better]], value[open_[better]] = trial[better], new[better]
         damping[open_] = np.where(better, np.maximum(damping[open_] * 0.1, 1e-12), damping[open_] * 10.0)
         done |= damping[open_] > 1e8  # no descent left at the precision of the arithmetic
-        decrement[open_] /= np.maximum(np.abs(value[open_]), 1e-300)
         open_ = open_[~done]
         if not len(open_):
             break
@@ -235,11 +241,11 @@ def starts(problem: Problem, count: int, *, seed: int = 0) -> np.ndarray:
     if lifted is not None:
         return lifted
     others = [p for p in problem.free if not p.linear]
-    draws = max(256 if len(others) > 2 else 64, 4 * count)
+    draws = 1 << max(8 if len(others) > 2 else 6, (4 * count - 1).bit_length())  # Sobol likes powers of 2
     unit = qmc.Sobol(max(len(others), 1), seed=seed).random(draws) if others else np.zeros((1, 1))
     theta = np.array([_project(problem, others, row) for row in unit])
-    errors = problem.residuals(theta)
-    score = np.nan_to_num(np.square(errors).sum(-1), nan=np.inf)
+    with np.errstate(over="ignore", invalid="ignore"):  # hopeless draws sort last
+        score = np.nan_to_num(np.square(problem.residuals(theta)).sum(-1), nan=np.inf)
     return theta[np.argsort(score)[:count]]
 
 

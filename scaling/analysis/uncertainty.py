@@ -45,7 +45,7 @@ def bootstrap(problem: Problem, theta: np.ndarray, resamples: int, seed: int) ->
         if not poor.any():
             break
         weights[poor] = rng.multinomial(n, np.full(n, 1 / n), size=int(poor.sum()))
-    return solve(problem, np.tile(theta, (resamples, 1)), weights).theta
+    return solve(problem, np.tile(theta, (resamples, 1)), weights, tolerance=1e-8).theta
 
 
 def delta(problem: Problem, theta: np.ndarray, resamples: int, seed: int) -> np.ndarray:
