@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import platform
 from pathlib import Path
@@ -12,13 +13,16 @@ import numpy as np
 
 from scaling.study.config import DataConfig
 from scaling.study.errors import ConfigError, DataError
-from scaling.training.data import sources
 from scaling.training.data.cache import build_once, cache_folder, read_manifest
 from scaling.training.data.corpus import Progress, build_corpus
 from scaling.training.data.dataset import DataFacts, TokenData, facts_from
+from scaling.training.data.generated import build_generated
+from scaling.training.data.sources import stdlib_files
 from scaling.training.data.store import TokenStore, hash_texts
+from scaling.training.data.texts import text_identity
 
 FORMAT = 1  # counts up when the same configuration would give other tokens
+TEXTS = ("stdlib", "text")  # the other sources are generated
 
 
 def prepare(config: DataConfig, *, context: int, on_progress: Progress | None = None) -> TokenData:
@@ -40,11 +44,12 @@ def prepare(config: DataConfig, *, context: int, on_progress: Progress | None = 
     manifest = build_once(folder, lambda where: _build(config, where, on_progress or _silent))
     facts = facts_from(manifest, config.unique_tokens)
     _check_size(facts, context, folder)
+    logprob = folder / "true_logprob.npy"
     return TokenData(
         **dataclasses.asdict(facts),
         train=TokenStore.open(folder, "train"),
         val=TokenStore.open(folder, "val"),
-        true_logprob=_read_logprob(folder / "true_logprob.npy"),
+        true_logprob=np.load(logprob) if logprob.is_file() else None,
     )
 
 
@@ -56,25 +61,32 @@ def describe(config: DataConfig) -> DataFacts | None:
 
 
 def _check(config: DataConfig) -> None:
+    """Answer keys that contradict each other before anything is read."""
     if config.source == "zipf_memory":
         raise DataError(
-            "data.source=zipf_memory: has a formula in place of text and is not trained on. Use `scaling.simulate`, or choose another data.source."
+            "data.source=zipf_memory: is a formula, there is no text to train on. "
+            "Use `scaling.simulate`, or choose another data.source."
         )
-    if (
-        config.tokenizer == "bytes"
-        and config.source in ("stdlib", "text", "ngram")
-        and config.vocab != 256
-    ):
+    if config.source == "text" and not config.path:
+        raise DataError(
+            "data.path: data.source=text needs it. Give a .txt, .jsonl or .parquet file, "
+            "a folder or glob of them, or a Hugging Face dataset name."
+        )
+    if config.source not in TEXTS and config.tokenizer != "bytes":
         raise ConfigError(
-            f"data.vocab={config.vocab}, but the tokenizer 'bytes' has 256 tokens. Set data.vocab=256, or data.tokenizer=bpe."
+            f"data.tokenizer={config.tokenizer}: data.source={config.source} makes its own symbols. "
+            "Leave data.tokenizer=bytes, or use data.source=stdlib or text."
+        )
+    if config.tokenizer == "bytes" and config.vocab != 256 and config.source in (*TEXTS, "ngram"):
+        raise ConfigError(
+            f"data.vocab={config.vocab}, but the tokenizer 'bytes' has 256 tokens. "
+            "Set data.vocab=256, or data.tokenizer=bpe."
         )
 
 
 def _check_size(facts: DataFacts, context: int, folder: Path) -> None:
-    for name, tokens in (
-        ("unique_tokens", facts.unique_tokens),
-        ("val_tokens", facts.val_tokens + 1),
-    ):
+    held_out = facts.val_tokens + 1
+    for name, tokens in (("unique_tokens", facts.unique_tokens), ("val_tokens", held_out)):
         if tokens < context + 1:
             raise DataError(
                 f"data.{name}: {tokens} tokens hold no sequence of model.context={context} and its target ({folder}). "
@@ -84,54 +96,66 @@ def _check_size(facts: DataFacts, context: int, folder: Path) -> None:
 
 def _folder(config: DataConfig) -> Path:
     """Return where in the cache this data set is: its name ends in a hash of all that makes it."""
-    name = f"{config.source}-{Path(config.tokenizer).name}-{hash_texts([json.dumps(_identity(config), sort_keys=True)])[:12]}"
-    return cache_folder(config.cache) / name
+    tokens = Path(config.tokenizer).name if config.source in TEXTS else f"v{config.vocab}"
+    identity = hash_texts([json.dumps(_identity(config), sort_keys=True)])
+    return cache_folder(config.cache) / f"{config.source}-{tokens}-{identity[:12]}"
 
 
 def _identity(config: DataConfig) -> dict[str, Any]:
     """Return everything that the tokens on disk depend on."""
-    return {
+    identity: dict[str, Any] = {
         "format": FORMAT,
         "source": config.source,
-        "tokenizer": config.tokenizer,
         "vocab": config.vocab,
         "val_tokens": int(config.val_tokens),
-        **_stdlib_identity(),
     }
+    if config.source in TEXTS:
+        identity |= {"tokenizer": _tokenizer_identity(config.tokenizer)}
+    else:
+        identity |= {"size": int(config.size), "source_seed": config.source_seed}
+    if config.source in ("stdlib", "ngram"):
+        identity |= _stdlib_identity()
+    if config.source == "text":
+        identity |= {"text_key": config.text_key, "texts": text_identity(config.path, config.size)}
+    if config.source == "ngram":
+        identity |= {"order": config.order}
+    if config.source == "grammar":
+        identity |= {"rules": config.rules, "depth": config.depth}
+    return identity
 
 
 def _stdlib_identity() -> dict[str, Any]:
-    files = sources.stdlib_files()
-    return {
-        "python": platform.python_version(),
-        "files": hash_texts(f"{p.name} {p.stat().st_size}" for p in files),
-    }
+    listing = hash_texts(f"{path.name} {path.stat().st_size}" for path in stdlib_files())
+    return {"python": platform.python_version(), "files": listing}
+
+
+def _tokenizer_identity(name: str) -> str:
+    """Return the name, and for a local tokenizer a hash of its file, which may change."""
+    path = Path(name).expanduser()
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        return name
+    return f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
 
 def _build(config: DataConfig, folder: Path, on_progress: Progress) -> dict[str, Any]:
     """Write all files of a data set and return its manifest."""
-    made = build_corpus(config, folder, on_progress=on_progress)
+    build = build_corpus if config.source in TEXTS else build_generated
+    made = build(config, folder, on_progress=on_progress)
     train, val = TokenStore.open(folder, "train"), TokenStore.open(folder, "val")
-    defaults = {
-        "source_hash": None,
-        "entropy_rate": None,
-        "entropy_rate_se": None,
-        "entropy_method": None,
-    }
     return {
-        **defaults,
         "format": FORMAT,
         "source": config.source,
         "vocab": config.vocab,
         "train_tokens": len(train),
         "val_tokens": len(val) - 1,
         "data_hash": hash_texts([train.sha256, val.sha256])[:16],
+        "source_hash": None,
+        "entropy_rate": None,
+        "entropy_rate_se": None,
+        "entropy_method": None,
         **made,
     }
-
-
-def _read_logprob(path: Path) -> np.ndarray | None:
-    return np.load(path) if path.is_file() else None
 
 
 def _silent(message: str, fraction: float) -> None:

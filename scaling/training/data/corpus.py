@@ -13,6 +13,7 @@ from scaling.study.errors import DataError
 from scaling.training.data.documents import DocumentPool
 from scaling.training.data.sources import stdlib_documents
 from scaling.training.data.store import write_store
+from scaling.training.data.texts import is_streamed, text_documents
 from scaling.training.data.tokenizers import (
     FastTokenizer,
     Tokenizer,
@@ -23,6 +24,7 @@ from scaling.training.data.tokenizers import (
 )
 
 BYTES_PER_TOKEN = 4.0  # first guess for tokenizers other than bytes; only sizes the first split
+STREAM_BYTES_PER_TOKEN = 6.0  # generous: a streamed dataset is cut to its size after tokenising
 Progress = Callable[[str, float], None]
 
 
@@ -42,7 +44,10 @@ def build_corpus(config: DataConfig, folder: Path, *, on_progress: Progress) -> 
     tokenizer, val, held_out, training = _split(config, pool, on_progress)
     write_store(folder, "val", [val], vocab=config.vocab, limit=int(config.val_tokens) + 1)
     texts = _watch(pool.read(training), pool.count_bytes(training), on_progress)
-    write_store(folder, "train", encode_documents(tokenizer, texts), vocab=config.vocab)
+    streamed = config.source == "text" and is_streamed(config.path or "")
+    limit = int(config.size) if streamed else None
+    tokens = encode_documents(tokenizer, texts)
+    write_store(folder, "train", tokens, vocab=config.vocab, limit=limit)
     if isinstance(tokenizer, FastTokenizer) and config.tokenizer == "bpe":
         tokenizer.backend.save(str(folder / "tokenizer.json"))
     (folder / "spool.tmp").unlink()
@@ -54,7 +59,11 @@ def build_corpus(config: DataConfig, folder: Path, *, on_progress: Progress) -> 
 
 
 def _documents(config: DataConfig) -> Iterator[str]:
-    return stdlib_documents()
+    if config.source == "stdlib":
+        return stdlib_documents()
+    ratio = 1.0 if config.tokenizer == "bytes" else STREAM_BYTES_PER_TOKEN
+    wanted = ratio * (config.size + config.val_tokens)
+    return text_documents(config.path or "", text_key=config.text_key, stream_bytes=wanted)
 
 
 def _split(

@@ -66,7 +66,7 @@ def permute(index: np.ndarray, size: int, *, seed: int, epoch: int = 0) -> np.nd
     a = isqrt(size - 1) + 1
     b = -(-size // a)  # a * b >= size by less than a, so that hardly any index needs a second walk
     keys = _round_keys(seed, epoch)
-    out = _feistel(np.asarray(index, np.uint64), a, b, keys)
+    out: np.ndarray = _feistel(np.asarray(index, np.uint64), a, b, keys)
     while (outside := np.flatnonzero(out >= size)).size:
         out[outside] = _feistel(out[outside], a, b, keys)
     return out.astype(np.int64)
@@ -74,7 +74,8 @@ def permute(index: np.ndarray, size: int, *, seed: int, epoch: int = 0) -> np.nd
 
 def _feistel(index: np.ndarray, a: int, b: int, keys: tuple[int, ...]) -> np.ndarray:
     width = np.uint64(b)
-    left, right = index // width, index % width  # left below a, right below b
+    left: np.ndarray = index // width  # below a
+    right: np.ndarray = index % width  # below b
     for number, key in enumerate(keys):
         if number % 2 == 0:
             left = (left + _mix(right, key) % np.uint64(a)) % np.uint64(a)

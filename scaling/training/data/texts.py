@@ -1,0 +1,171 @@
+"""Documents from files (.txt, .jsonl, .parquet) or a Hugging Face dataset."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scaling.study.errors import DataError
+from scaling.training.data.store import hash_texts
+
+KINDS = (".txt", ".jsonl", ".parquet")
+PIECE = 16_384  # characters; a long .txt file is cut into pieces, for documents are held out whole
+
+
+def text_documents(path: str, *, text_key: str = "text", stream_bytes: float = 0) -> Iterator[str]:
+    """Yield the documents of files, or of a Hugging Face dataset when no file has that name.
+
+    A .txt file is one document, or many when it is long: it is cut at blank lines. A .jsonl file
+    has a document per line and a .parquet file one per row, in the column `text_key`.
+
+    Args:
+        path: a file, a folder, a glob, or the name of a dataset (`name` or `name:configuration`).
+        text_key: column of .jsonl, .parquet and datasets.
+        stream_bytes: a dataset is read until it has given so much text.
+
+    Raises:
+        DataError: nothing of that name, a file that is not what its name says, or a missing column.
+    """
+    if is_streamed(path):
+        yield from _stream_dataset(path, text_key, stream_bytes)
+        return
+    read = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    for file in text_files(path):
+        yield from read[file.suffix](file, text_key)
+
+
+def is_streamed(path: str) -> bool:
+    """Return whether a path is the name of a Hugging Face dataset rather than of files."""
+    looks_local = (
+        Path(path).suffix in KINDS or path.startswith((".", "/", "~")) or glob.has_magic(path)
+    )
+    return not looks_local and not Path(path).exists()
+
+
+def text_files(path: str) -> list[Path]:
+    """Return the text files of a path, sorted.
+
+    Raises:
+        DataError: there are none.
+    """
+    root = Path(path).expanduser()
+    if root.is_dir():
+        found = [file for file in root.rglob("*") if file.suffix in KINDS and file.is_file()]
+    else:
+        found = [Path(name) for name in glob.glob(str(root), recursive=True)] or [
+            root
+        ] * root.is_file()
+    if not found:
+        raise DataError(
+            f"data.path={path!r}: no such file and no {', '.join(KINDS)} files in it (looked in {root.absolute()}). Check the path."
+        )
+    if strange := [file for file in found if file.suffix not in KINDS]:
+        raise DataError(
+            f"data.path={path!r}: {strange[0]} is none of {', '.join(KINDS)}. Rename or convert it."
+        )
+    return sorted(found)
+
+
+def text_identity(path: str | None, size: float) -> str:
+    """Return a hash that changes with the files' names, sizes or times; or a dataset's name and size."""
+    if path is None or is_streamed(path):
+        return f"{path} {size:.0f}"
+    stats = [(file, file.stat()) for file in text_files(path)]
+    return hash_texts(f"{file.absolute()} {s.st_size} {s.st_mtime_ns}" for file, s in stats)
+
+
+def cut_text(text: str, piece: int = PIECE) -> Iterator[str]:
+    """Yield pieces of about `piece` characters or less, cut at the last blank line, line or space."""
+    while len(text) > piece:
+        cuts = (text.rfind(mark, 1, piece) for mark in ("\n\n", "\n", " "))
+        cut = next((place for place in cuts if place > piece // 2), piece - 1) + 1
+        yield text[:cut]
+        text = text[cut:]
+    yield text
+
+
+def _read_txt(file: Path, text_key: str) -> Iterator[str]:
+    yield from cut_text(_decode(file, file.read_bytes()))
+
+
+def _read_jsonl(file: Path, text_key: str) -> Iterator[str]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{file}, line {number}"
+            try:
+                row = json.loads(_decode(where, line))
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f'{where}: not JSON ({error.msg}). Each line is one object such as {{"{text_key}": "..."}}.'
+                ) from error
+            yield _text_of(row, text_key, where)
+
+
+def _read_parquet(file: Path, text_key: str) -> Iterator[str]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise DataError(
+            f"{file}: reading .parquet needs the package `pyarrow`. Install it: pip install 'scaling-lab[hf]', or give .jsonl."
+        ) from error
+    try:
+        table = parquet.ParquetFile(file)
+    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
+        raise DataError(f"{file}: not a parquet file ({error}). Write it again.") from error
+    names = table.schema_arrow.names
+    if text_key not in names:
+        raise DataError(
+            f"{file}: no column {text_key!r} among {', '.join(names)}. Set data.text_key."
+        )
+    for batch in table.iter_batches(columns=[text_key]):
+        yield from (text for text in batch.column(0).to_pylist() if text)
+
+
+def _stream_dataset(name: str, text_key: str, stream_bytes: float) -> Iterator[str]:
+    """Yield the training rows of a Hugging Face dataset as they come over the network."""
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise DataError(
+            f"data.path={name!r}: no such file or folder, and a Hugging Face dataset needs the package `datasets`. "
+            "Check the path, or install it: pip install 'scaling-lab[hf]'."
+        ) from error
+    dataset, _, configuration = name.partition(":")
+    try:
+        rows = load_dataset(dataset, configuration or None, split="train", streaming=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"data.path={name!r}: no such file or folder, and no such dataset could be reached ({str(error).splitlines()[0]}). "
+            "Check the name (`name` or `name:configuration`) and the connection."
+        ) from error
+    read = 0
+    for row in rows:
+        text = _text_of(row, text_key, f"dataset {name}")
+        yield text
+        read += len(text.encode("utf-8", errors="replace"))
+        if read >= stream_bytes:
+            return
+
+
+def _text_of(row: Any, text_key: str, where: str) -> str:
+    text = row.get(text_key) if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+        raise DataError(
+            f"{where}: no text under {text_key!r}; there is: {keys}. Set data.text_key."
+        )
+    return text
+
+
+def _decode(where: Path | str, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: not UTF-8 at byte {error.start}. Convert it, for example with iconv -t UTF-8."
+        ) from error
