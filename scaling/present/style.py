@@ -1,0 +1,240 @@
+"""How figures look: one style inside a context, axes that read 10k, 1M, 1B, and saving with data.
+
+Colours: compute is viridis, size is plasma, both cut where they would be too pale on white; laws
+and approaches have colours of Okabe and Ito (2008), told apart by colour-blind readers, and each
+has its own dash and marker, so that figures are legible in grey as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib import colors, ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scaling.study.errors import ConfigError
+from scaling.study.units import format_flops, format_quantity
+
+INK, MUTED, GRID = "#1f2328", "#5f6873", "#e4e7eb"
+LAW, ISOFLOP, VERIFY = "#0072B2", "#D55E00", "#CC3377"
+
+RC: dict[str, Any] = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": True,
+    "legend.framealpha": 0.88,
+    "legend.edgecolor": "none",
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "pdf.fonttype": 42,  # TrueType embedded: text stays text, journals accept it
+    "ps.fonttype": 42,
+    "svg.fonttype": "path",  # glyphs as outlines: looks the same where the font is missing
+    "svg.hashsalt": "scaling",  # the same figure gives the same file
+}
+
+UNITS = {
+    "N": "model size N",
+    "D": "training tokens D",
+    "C": "training compute C [FLOPs]",
+    "L": "validation loss [nats/token]",
+    "tokens_per_param": "tokens per parameter D / N",
+}
+
+_TABLES: WeakKeyDictionary[Axes, Mapping[str, pd.DataFrame]] = WeakKeyDictionary()
+
+
+@contextmanager
+def drawing(ax: Axes | None, *, size: tuple[float, float] = (6.4, 4.4)) -> Iterator[Axes]:
+    """Yield the axes to draw on, new ones if None, in this style; global settings stay as they were."""
+    with mpl.rc_context(RC):
+        if ax is None:
+            from matplotlib import pyplot as plt  # so that a notebook shows the figure
+
+            ax = plt.subplots(figsize=size, layout="constrained")[1]
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(True, which="major", color=GRID, linewidth=0.7)
+        yield ax
+
+
+@contextmanager
+def panels(rows: int, columns: int, *, size: tuple[float, float]) -> Iterator[tuple[Figure, Any]]:
+    """Yield a new figure and its axes, as an array, in this style."""
+    with mpl.rc_context(RC):
+        from matplotlib import pyplot as plt
+
+        figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained")
+        yield figure, axes
+
+
+def colormap(name: str = "viridis") -> colors.Colormap:
+    """Return viridis (compute) or plasma (size) without the pale end, which is lost on white."""
+    full = mpl.colormaps[name](np.linspace(0.0, 0.86, 256))
+    return colors.LinearSegmentedColormap.from_list(f"{name}_cut", full)
+
+
+def color_scale(values: Any, name: str = "viridis") -> mpl.cm.ScalarMappable:
+    """Return what turns a positive value into a colour, on a log scale over the values given."""
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values) & (values > 0)]
+    low, high = (float(values.min()), float(values.max())) if values.size else (1.0, 10.0)
+    if high < low * 1.001:  # one value only
+        low, high = low / 1.5, high * 1.5
+    return mpl.cm.ScalarMappable(colors.LogNorm(low, high), colormap(name))
+
+
+class DecadeLocator(ticker.LogLocator):
+    """Ticks at 1, at 1 3, at 1 2 5 or plain steps, by how much of a log axis is in sight."""
+
+    def __init__(self, most: int = 9) -> None:
+        super().__init__(numticks=most)
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """Return tick positions between two limits."""
+        if not (0 < vmin < vmax < math.inf):
+            return super().tick_values(vmin, vmax)
+        decades = math.log10(vmax / vmin)
+        if decades < 0.5:
+            return ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(vmin, vmax)
+        if decades > 3.2:
+            self.set_params(subs=(1.0,))
+        elif decades > 1.7:
+            self.set_params(subs=(1.0, 3.0))
+        else:
+            self.set_params(subs=(1.0, 2.0, 5.0))
+        return super().tick_values(vmin, vmax)
+
+
+def format_tick(value: float, kind: str) -> str:
+    """Write a tick: counts as 10k, 1M, 1B; FLOPs as powers; losses as plain numbers."""
+    if kind == "C":
+        mantissa, exponent = format_flops(value).split("e")
+        return rf"$10^{{{exponent}}}$" if mantissa == "1" else rf"${mantissa}{{\cdot}}10^{{{exponent}}}$"
+    return format_quantity(value) if kind in ("N", "D") else f"{value:.4g}"
+
+
+def set_log_axis(axis: Any, kind: str) -> None:
+    """Make an axis logarithmic with few, readable ticks; kind: N, D, C, L or tokens_per_param."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(DecadeLocator())
+    axis.set_major_formatter(ticker.FuncFormatter(lambda v, _: format_tick(v, kind)))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def span(values: Any, *, margin: float = 0.06) -> tuple[float, float]:
+    """Return limits of a log axis around positive values with a margin on both sides."""
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values) & (values > 0)]
+    if not values.size:
+        return 1.0, 10.0
+    low, high = math.log10(values.min()), math.log10(values.max())
+    pad = max(margin * (high - low), 0.05)
+    return 10 ** (low - pad), 10 ** (high + pad)
+
+
+def size_label(convention: str) -> str:
+    """Return the axis label of N with its convention."""
+    names = {"given": "parameters, as given", "body_head": "body and head parameters"}
+    return f"model size N [{names.get(convention, convention.replace('_', '-') + ' parameters')}]"
+
+
+def loss_label(column: str) -> str:
+    """Return the axis label of the fitted loss."""
+    names = {"val_loss": "validation loss", "val_excess": "validation loss above the true source"}
+    return f"{names.get(column, column.replace('_', ' '))} [nats/token]"
+
+
+def compute_label(convention: str) -> str:
+    """Return the axis label of C with its convention."""
+    how = {"6nd": ", 6ND", "counted": ", counted"}.get(convention, "")
+    return f"training compute C [FLOPs{how}]"
+
+
+def remember(ax: Axes, data: Mapping[str, pd.DataFrame]) -> None:
+    """Keep the data an axes shows, so that `save` can write it beside the picture."""
+    _TABLES[ax] = data
+
+
+def table_of(figure: Figure) -> pd.DataFrame:
+    """Return what a figure shows in long form: columns panel, series and those of the series."""
+    parts = [
+        frame.assign(panel=f"{number}: {ax.get_title(loc='left') or ax.get_title()}", series=name)
+        for number, ax in enumerate(figure.axes, start=1)
+        for name, frame in _TABLES.get(ax, {}).items()
+        if len(frame)
+    ]
+    if not parts:
+        return pd.DataFrame(columns=["panel", "series"])
+    table = pd.concat(parts, ignore_index=True)
+    return table[["panel", "series", *(c for c in table if c not in ("panel", "series"))]]
+
+
+def save(
+    figure: Figure | Axes | Sequence[Any], path: str | Path, *, formats: Sequence[str] = ()
+) -> list[Path]:
+    """Write a figure as PNG (160 dpi), and its data as CSV beside it.
+
+    Args:
+        figure: what a plotting function returned.
+        path: file to write; its ending, if any, is one of the formats written.
+        formats: further formats, of png, svg, pdf. Without ending and formats: png.
+
+    Returns:
+        The files written, pictures first.
+
+    Raises:
+        ConfigError: an unknown format.
+    """
+    path = Path(path)
+    known = ("png", "svg", "pdf")
+    own = path.suffix.lstrip(".").lower()
+    stem = path.with_suffix("") if own in known else path
+    wanted = list(dict.fromkeys([*([own] if own in known else []), *formats])) or ["png"]
+    for name in wanted:
+        if name not in known:
+            raise ConfigError(f"formats: {name!r} is none of {', '.join(known)}. Choose one of these.")
+    drawn = figure_of(figure)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    files = [stem.with_name(f"{stem.name}.{name}") for name in wanted]
+    with mpl.rc_context(RC):
+        for file in files:
+            undated = {"Date": None} if file.suffix == ".svg" else {"CreationDate": None} if file.suffix == ".pdf" else None
+            drawn.savefig(file, dpi=160, metadata=undated)
+    table = table_of(drawn)
+    if len(table):
+        files.append(stem.with_name(f"{stem.name}.csv"))
+        table.to_csv(files[-1], index=False)
+    return files
+
+
+def figure_of(drawn: Figure | Axes | Sequence[Any]) -> Figure:
+    """Return the figure of axes, of several axes, or the figure itself."""
+    if isinstance(drawn, Figure):
+        return drawn
+    first = drawn if isinstance(drawn, Axes) else np.ravel(np.asarray(drawn, dtype=object))[0]
+    return first.figure.figure  # a sub-figure's figure is the whole one
