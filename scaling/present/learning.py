@@ -1,0 +1,214 @@
+"""What training looks like: validation loss along every run, and loss against the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+
+from scaling.analysis.envelope import Envelope
+from scaling.analysis.runs import Runs
+from scaling.present import style
+from scaling.present.labels import CurveLabels, choose, reserve_right
+from scaling.study.errors import FitError
+from scaling.study.units import format_quantity
+
+RASTER = 20_000  # from this many points curves are a bitmap inside the vector file, which stays small
+GRID = 240  # budgets at which the envelope is drawn
+
+
+def curves(
+    runs: Runs, *, against: str = "C", envelope: Envelope | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the validation loss along every run, coloured by size, with the lower envelope.
+
+    Args:
+        runs: runs with their training curves; for a table without curves the ends are drawn.
+        against: C [FLOPs] or D, the tokens seen.
+        envelope: what `fit_envelope` returned; else the lowest curve at each x is drawn.
+        ax: axes to draw on; new ones if None.
+
+    Returns:
+        The axes, both logarithmic.
+    """
+    if against not in ("C", "D"):
+        raise FitError(f"against: {against!r} is neither C nor D.")
+    data = _curves_data(runs, against, envelope)
+    sizes = style.color_scale(data["ends"]["N"], "plasma")
+    with style.drawing(ax) as ax:
+        _draw_lines(ax, data["curves"], sizes)
+        ends = data["ends"]
+        ax.scatter(ends["x"], ends["loss"], c=sizes.to_rgba(ends["N"]), s=16, ec="white", lw=0.5, zorder=4)
+        if len(data["envelope"]):
+            label = "lowest loss at each compute" if against == "C" else "lowest loss after as many tokens"
+            ax.plot(data["envelope"]["x"], data["envelope"]["loss"], color=style.INK, lw=1.5, ls=(0, (5, 1.5)), zorder=5, label=label)
+            ax.legend(loc="lower left")
+        style.set_log_axis(ax.xaxis, against)
+        style.set_log_axis(ax.yaxis, "L")
+        shown = np.concatenate([ends["loss"], data["curves"]["loss"]])
+        ax.set_xlim(*style.span([*ends["x"], *data["curves"]["x"]]))
+        ax.set_ylim(style.span(shown)[0], style.span(shown)[1] * 1.05)
+        ax.set_title("Training curves")
+        ax.set_xlabel(style.compute_label(runs.flops) if against == "C" else "training tokens seen [tokens]")
+        ax.set_ylabel(style.loss_label(runs.loss))
+        _add_size_bar(ax, sizes, style.size_label(runs.params))
+    style.remember(ax, data)
+    return ax
+
+
+def learning_rate(runs: Runs | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the loss against the peak learning rate for each size and number of tokens.
+
+    Args:
+        runs: runs (or a table) with lr, N, D and loss; runs of equal N and D (within 3 %) are one
+            cell. Diverged runs, if any, are marked at the top.
+        ax: axes to draw on; new ones if None.
+
+    Returns:
+        The axes. A star marks the vertex of the parabola through a cell's lowest three points; a
+        cell whose best rate is its smallest or largest has a hollow marker there instead.
+
+    Raises:
+        FitError: the runs carry no learning rate, or no cell has two rates.
+    """
+    data = _learning_rate_data(runs)
+    points, minima = data["runs"], data["minima"]
+    colors = style.color_scale(points["C"])
+    with style.drawing(ax) as ax:
+        anchors = []
+        for cell, group in points.groupby("cell"):
+            color = colors.to_rgba(group["C"].iloc[0])
+            done = group[group["loss"].notna()]
+            ax.plot(done["lr"], done["loss"], "o-", color=color, mec="white", mew=0.5, zorder=3)
+            if len(done):
+                anchors.append((done["lr"].iloc[-1], done["loss"].iloc[-1], str(cell), color))
+        for row in minima.itertuples():
+            color = colors.to_rgba(row.C)
+            star = {"marker": "*", "ms": 13, "mfc": color} if row.inside else {"marker": "o", "ms": 10, "mfc": "none"}
+            ax.plot(row.lr, row.loss, ls="", mec=style.INK, mew=0.9, zorder=5, **star)
+        style.set_log_axis(ax.xaxis, "lr")
+        ax.set_xlim(*style.span(points["lr"]))
+        reserve_right(ax, inches=0.4 + 0.065 * max((len(a[2]) for a in anchors), default=0))
+        CurveLabels(ax, [anchors[i] for i in choose(len(anchors))], reach=6)
+        _mark_diverged(ax, points, colors)
+        ax.plot([], [], "*", ms=11, mfc=style.MUTED, mec=style.INK, label="minimum of the cell")
+        if not minima["inside"].all():
+            ax.plot([], [], "o", ms=8, mfc="none", mec=style.INK, label="best at the end of the range")
+        ax.legend(loc="best")
+        ax.set_title("Learning rate")
+        ax.set_xlabel("peak learning rate [1/step]")
+        ax.set_ylabel(style.loss_label(getattr(runs, "loss", "val_loss")))
+    style.remember(ax, data)
+    return ax
+
+
+def _curves_data(runs: Runs, against: str, envelope: Envelope | None) -> dict[str, pd.DataFrame]:
+    """Return curves, their ends and the envelope, with x the compute or the tokens."""
+    long, column = runs.curves(), "C" if against == "C" else "tokens"
+    long = long.assign(x=long[column].astype(float)).query("x > 0 and loss > 0").sort_values(["run_id", "x"])
+    rows = runs.fit_rows
+    ends = pd.DataFrame({"run_id": rows["run_id"], "x": rows[against], "loss": rows["L"], "N": rows["N"]})
+    if envelope is not None and against == "C":
+        low = envelope.points.rename(columns={"C": "x"})[["x", "loss"]]
+    else:
+        low = _lowest(long)
+    return {"curves": long[["run_id", "N", "x", "loss"]], "ends": ends.reset_index(drop=True), "envelope": low}
+
+
+def _lowest(long: pd.DataFrame) -> pd.DataFrame:
+    """Return the lowest of the curves at each x, interpolated in logarithms, never extrapolated."""
+    groups = [g for _, g in long.groupby("run_id") if len(g) > 1]
+    if not groups:
+        return pd.DataFrame({"x": [], "loss": []})
+    x = np.geomspace(min(g["x"].iloc[0] for g in groups), max(g["x"].iloc[-1] for g in groups), GRID)
+    loss = [np.interp(np.log(x), np.log(g["x"]), np.log(g["loss"]), np.inf, np.inf) for g in groups]
+    lowest = np.exp(np.min(loss, axis=0))
+    return pd.DataFrame({"x": x, "loss": lowest})[np.isfinite(lowest)]
+
+
+def _draw_lines(ax: Axes, long: pd.DataFrame, sizes: Any) -> None:
+    groups = [g for _, g in long.groupby("run_id", sort=False)]
+    lines = [g[["x", "loss"]].to_numpy(float) for g in groups]
+    color = [sizes.to_rgba(g["N"].iloc[0], alpha=0.8 if len(groups) < 60 else 0.5) for g in groups]
+    width = 1.2 if len(groups) < 60 else 0.7
+    ax.add_collection(LineCollection(lines, colors=color, linewidths=width, rasterized=len(long) > RASTER, zorder=2))
+
+
+def _add_size_bar(ax: Axes, sizes: Any, label: str) -> None:
+    """Put a small colour scale of N into the upper right corner, which falling curves leave free."""
+    place = ax.inset_axes((0.52, 0.93, 0.46, 0.035), zorder=6)
+    bar = ax.figure.colorbar(sizes, cax=place, orientation="horizontal")
+    low, high = sizes.norm.vmin, sizes.norm.vmax
+    bar.ax.xaxis.set_major_locator(style.DecadeLocator(5) if high / low > 10 else _Ends(low, high))
+    bar.ax.xaxis.set_major_formatter(lambda v, _: format_quantity(v))
+    bar.ax.xaxis.set_minor_locator(style.ticker.NullLocator())
+    bar.ax.tick_params(labelsize=7, length=2, pad=1.5)
+    bar.outline.set_visible(False)
+    place.set_title(label, fontsize=7.5, fontweight="normal", loc="left", pad=3)
+
+
+def _Ends(low: float, high: float) -> style.ticker.FixedLocator:
+    return style.ticker.FixedLocator([low * 1.0001, high * 0.9999])
+
+
+def _learning_rate_data(runs: Runs | pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return runs by cell of equal N and D, and each cell's best rate."""
+    frame = runs.frame if isinstance(runs, Runs) else runs
+    need = ("lr", "N", "D", "L") if isinstance(runs, Runs) else ("lr", "params_non_embedding", "tokens", "val_loss")
+    lacking = [c for c in need if c not in frame or frame[c].isna().all()]
+    if lacking:
+        raise FitError(f"learning_rate: the runs have no values in {', '.join(lacking)}. Load a sweep over lr, e.g. sweeps with optim.lr_scale.")
+    points = pd.DataFrame({new: frame[old].astype(float) for new, old in zip(("lr", "N", "D", "loss"), need, strict=True)})
+    points = points.assign(C=6 * points["N"] * points["D"], diverged=frame["status"] == "diverged" if "status" in frame else False)
+    points.loc[points["diverged"], "loss"] = np.nan
+    points = points[points["diverged"] | points["loss"].notna()]
+    points["cell"] = _cells(points)
+    points = points.sort_values(["C", "N", "lr"], ignore_index=True)
+    rows = [_best_rate(g.dropna(subset="loss")) for _, g in points.groupby("cell", sort=False)]
+    minima = pd.DataFrame([r for r in rows if r])
+    if minima.empty:
+        raise FitError("learning_rate: no size was trained at two or more rates. Sweep the rate over at least three values.")
+    return {"runs": points, "minima": minima}
+
+
+def _cells(points: pd.DataFrame) -> list[str]:
+    """Name each run by its N and D, rounded so that sizes within about 3 % are one cell."""
+    nearby = [_nearby(points[c]) for c in ("N", "D")]
+    return [f"N={format_quantity(n, 2)}, D={format_quantity(d, 2)}" for n, d in zip(*nearby, strict=True)]
+
+
+def _nearby(values: Iterable[float]) -> list[float]:
+    """Replace each value by the smallest within 3 % of it."""
+    found: list[float] = []
+    for value in sorted(set(values)):
+        if not found or value > found[-1] * 1.03:
+            found.append(value)
+    edges = np.array(found)
+    return [float(edges[np.searchsorted(edges, v, side="right") - 1]) for v in values]
+
+
+def _best_rate(group: pd.DataFrame) -> dict[str, Any]:
+    """Return a cell's minimum: vertex in ln lr through the best point and its neighbours."""
+    means = group.groupby("lr", as_index=False)["loss"].mean()
+    if len(means) < 2:
+        return {}
+    best = int(means["loss"].argmin())
+    cell = {"cell": group["cell"].iloc[0], "N": group["N"].iloc[0], "D": group["D"].iloc[0], "C": group["C"].iloc[0]}
+    lr, loss, inside = means["lr"].iloc[best], means["loss"].iloc[best], 0 < best < len(means) - 1
+    if inside:
+        near = means.iloc[best - 1 : best + 2]
+        center = np.log(lr)
+        c2, c1, c0 = np.polyfit(np.log(near["lr"]) - center, near["loss"], 2)
+        lr, loss = float(np.exp(center - c1 / (2 * c2))), float(c0 - c1**2 / (4 * c2))
+    return cell | {"lr": lr, "loss": loss, "inside": inside, "lr_of_best_run": means["lr"].iloc[best]}
+
+
+def _mark_diverged(ax: Axes, points: pd.DataFrame, colors: Any) -> None:
+    lost = points[points["diverged"]]
+    if len(lost):
+        top = ax.get_ylim()[1]
+        ax.scatter(lost["lr"], [top] * len(lost), marker="x", c=colors.to_rgba(lost["C"]), s=36, clip_on=False, zorder=5, label="diverged")
