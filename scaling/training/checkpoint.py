@@ -1,0 +1,169 @@
+"""Checkpoints: everything a run needs to go on to the bit, in one checksummed safetensors file.
+
+A file is written whole beside its final name and then renamed, so that a kill leaves either the
+old or the new one. The last two are kept, so that a damaged one does not cost the run. Safetensors
+hold numbers only: opening someone else's folder runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from scaling.study.errors import CheckpointError
+
+KEEP = 2
+FOLDER = "checkpoint"
+_NAME = re.compile(r"step-(\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is, besides weights and moments.
+
+    step: optimiser steps done. loss_sum and loss_count: training loss since the last row.
+    seconds, train_seconds, row_seconds: time so far, its part in training steps, that since the
+    last row.
+    """
+
+    run_hash: str
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    row_seconds: float = 0.0
+
+
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
+    """Write `checkpoint/step-N.safetensors` and drop all but the last two."""
+    tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters()}
+    tensors |= {f"optim.{key}.{n}": value for n, key, value in _moments(model, optimizer)}
+    path = folder / FOLDER / f"step-{progress.step:09d}.safetensors"
+    _write(path, tensors, asdict(progress))
+    for old in list_checkpoints(folder)[KEEP:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, run_hash: str
+) -> tuple[Progress, list[str]]:
+    """Restore the newest whole checkpoint into model and optimiser.
+
+    Returns:
+        The progress it stands for (step 0 if there is none) and what was wrong with newer ones.
+    """
+    problems = []
+    for path in list_checkpoints(folder):
+        try:
+            tensors, values = _read(path)
+            progress = Progress(**values)
+            if progress.run_hash != run_hash:
+                raise CheckpointError(f"{path}: belongs to run {progress.run_hash}, not to {run_hash}.")
+            _restore(model, optimizer, tensors)
+        except CheckpointError as error:
+            problems.append(str(error))
+        else:
+            return progress, problems
+    return Progress(run_hash=run_hash), problems
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the training checkpoints of a run, newest first."""
+    return sorted((p for p in (folder / FOLDER).glob("step-*") if _NAME.fullmatch(p.name)), reverse=True)
+
+
+def save_weights(folder: Path, model: nn.Module) -> Path:
+    """Write the final weights as `checkpoint/model.safetensors`."""
+    path = folder / FOLDER / "model.safetensors"
+    _write(path, {n: p.detach() for n, p in model.named_parameters()}, {})
+    return path
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Read the final weights of a finished run into a model of the same shape.
+
+    Raises:
+        CheckpointError: no weights there, damaged, or of another shape.
+    """
+    tensors, _ = _read(folder / FOLDER / "model.safetensors")
+    _copy_parameters(model, tensors, "")
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the training checkpoints of a finished run (the final weights stay)."""
+    for path in list_checkpoints(folder):
+        path.unlink(missing_ok=True)
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, str, Tensor]]:
+    return [(n, key, value) for n, p in model.named_parameters() for key, value in optimizer.state[p].items()]
+
+
+def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    _copy_parameters(model, tensors, "model.")
+    for name, parameter in model.named_parameters():
+        state = {}
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            value = tensors.get(f"optim.{key}.{name}")
+            if value is not None:
+                state[key] = value.to(parameter.device)
+        optimizer.state[parameter] = state
+
+
+def _copy_parameters(model: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            value = tensors.get(prefix + name)
+            if value is None or value.shape != parameter.shape:
+                found = "not there" if value is None else f"of shape {tuple(value.shape)}"
+                raise CheckpointError(f"checkpoint: {name} is {found}; the model has {tuple(parameter.shape)}. Delete the folder.")
+            parameter.copy_(value)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], values: dict) -> None:
+    """Write tensors, values and a checksum of both; on disk before it has its name."""
+    tensors = {n: t.detach().contiguous().cpu() for n, t in tensors.items()}
+    text = json.dumps(values, sort_keys=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, part, metadata={"progress": text, "sha256": _digest(tensors, text)})
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
+        values = json.loads(metadata["progress"])
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: not there. Train the run with train.keep_checkpoint=true.") from None
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}). Delete it; the run goes on from an older one.") from None
+    if metadata.get("sha256") != _digest(tensors, metadata["progress"]):
+        raise CheckpointError(f"{path}: damaged (checksum differs). Delete it; the run goes on from an older one.")
+    return tensors, values
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

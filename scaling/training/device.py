@@ -1,0 +1,206 @@
+"""What a run executes on: device, precision, attention kernel, micro-batch, memory.
+
+Everything left open by `train.*` is chosen here, from the device and the shape, and recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+import resource
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from scaling.study.errors import ConfigError, TrainError
+from scaling.study.plan import RunPlan
+from scaling.study.shape import ModelShape, count_params
+from scaling.study.units import format_quantity
+
+# bfloat16 autocast on CPU pays above this many FLOPs (forward and backward) per pass; below, its
+# casts cost more than the products save. Measured on one Zen 4 core (avx512_bf16), shapes of 10k to
+# 1M parameters: 0.8x to 1.1x of float32 below, 1.2x to 2.0x above.
+BF16_MIN_FLOPS = 3e8
+
+# Tokens per forward pass: enough to fill the device, few enough to stay in its caches or memory.
+MICRO_TOKENS = {"cpu": 8192, "cuda": 65_536}
+
+# Dense bfloat16 peak in FLOPs/s with float32 accumulation, no sparsity. Source: NVIDIA data sheets
+# (V100: float16; consumer cards: the Ada and Ampere architecture white papers).
+PEAK_FLOPS = {
+    "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
+    "A100": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "A10G": 70e12, "A10": 125e12,
+    "V100": 125e12, "T4": 65e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How one run executes, all choices made."""
+
+    device: torch.device
+    precision: str
+    attention: str
+    micro_seqs: int
+    compile: bool
+    threads: int
+
+    def autocast(self) -> AbstractContextManager:
+        """Return the context of forward passes: bfloat16 products, or nothing."""
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def name(self) -> str:
+        """Return the device's own name."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return _cpu_name() if self.device.type == "cpu" else self.device.type
+
+    def peak_flops(self) -> float | None:
+        """Return the device's bfloat16 peak in FLOPs/s; null where it is not known (every CPU)."""
+        if self.device.type != "cuda" or self.precision != "bfloat16":
+            return None
+        return next((peak for name, peak in PEAK_FLOPS.items() if name in self.name()), None)
+
+    def peak_memory(self) -> int:
+        """Return the most memory in bytes that the device (or on CPU this process) has held."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return used * (1 if platform.system() == "Darwin" else 1024)
+
+
+def choose_engine(plan: RunPlan) -> Engine:
+    """Choose what `train.*` leaves open.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+        TrainError: the run does not fit in memory.
+    """
+    train, shape = plan.config.train, plan.shape
+    device = _device(train.device)
+    if train.threads is not None:
+        torch.set_num_threads(train.threads)
+    attention = train.attention
+    if attention == "auto":
+        attention = "matmul" if device.type == "cpu" and shape.context <= 512 else "sdpa"
+    precision = train.precision
+    seqs = _micro_seqs(plan, device, attention)
+    if precision == "auto":
+        flops = float(plan.flops.counted) * seqs * shape.context
+        precision = "bfloat16" if _likes_bfloat16(device, flops) else "float32"
+    return Engine(
+        device=device, precision=precision, attention=attention, micro_seqs=seqs,
+        compile=train.compile, threads=torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def memory_estimate(shape: ModelShape, micro_seqs: int, *, attention: str) -> float:
+    """Estimate the bytes a run holds at its peak.
+
+    16 bytes per parameter (weight, gradient and two moments in float32), and what the forward pass
+    keeps for the backward pass in float32: bfloat16 halves part of it, so this is an upper side.
+    """
+    s = shape
+    qkv = (s.heads + 2 * s.kv_heads) * s.head_size
+    wide = s.ffn * (4 if s.activation == "swiglu" else 2)
+    layer = 6 * s.width + 3 * qkv + 2 * s.heads * s.head_size + wide
+    if attention == "matmul":
+        layer += 3 * s.heads * s.context  # scores, probabilities, their gradient
+    per_token = s.layers * layer + 3 * s.width + 3 * s.vocab
+    return 16.0 * count_params(s).total + 4.0 * per_token * micro_seqs * s.context
+
+
+def available_memory(device: torch.device) -> float:
+    """Return the bytes that are free for this process; infinite where it cannot be known."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return math.inf
+    return min(_free_by_meminfo(), _free_by_cgroup())
+
+
+def _micro_seqs(plan: RunPlan, device: torch.device, attention: str) -> int:
+    """Choose the sequences per forward pass; refuse a run that cannot fit even with one."""
+    asked = plan.config.train.micro_batch_tokens
+    free, shape = available_memory(device), plan.shape
+    tokens = asked or MICRO_TOKENS.get(device.type, 8192)
+    seqs = min(plan.batch_seqs, max(1, int(tokens // shape.context)))
+    parts = math.ceil(plan.batch_seqs / seqs)
+    seqs = math.ceil(plan.batch_seqs / parts)  # equal parts where they can be
+    while asked is None and seqs > 1 and memory_estimate(shape, seqs, attention=attention) > 0.9 * free:
+        seqs = math.ceil(seqs / 2)
+    need = memory_estimate(shape, seqs, attention=attention)
+    if need > free:
+        raise TrainError(_too_large(plan, need, free, seqs, attention))
+    return seqs
+
+
+def _too_large(plan: RunPlan, need: float, free: float, seqs: int, attention: str) -> str:
+    text = f"{plan.run_id}: needs about {need / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are free. "
+    if memory_estimate(plan.shape, 1, attention=attention) <= free:
+        while seqs > 1 and memory_estimate(plan.shape, seqs, attention=attention) > free:
+            seqs //= 2
+        return text + f"Set train.micro_batch_tokens={seqs * plan.shape.context}."
+    if 16.0 * plan.counts.total > free:
+        fits = format_quantity(0.5 * free / 16)
+        return text + f"Weights, gradients and moments alone need 16 bytes per parameter: use a larger device, or a model of at most about {fits} parameters (model.params={fits})."
+    return text + "Even one sequence does not fit: shorten model.context, or use a larger device."
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"train.device: {name!r} cannot be used ({first}). Set train.device=auto or cpu.") from None
+    return device
+
+
+def _likes_bfloat16(device: torch.device, flops: float) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and flops >= BF16_MIN_FLOPS and not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
+def _cpu_flags() -> set[str]:
+    """Instruction sets of this CPU, as Linux names them; empty elsewhere."""
+    return set(_cpuinfo("flags").split())
+
+
+def _cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == key), "")
+
+
+def _free_by_meminfo() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pages = os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in os.sysconf_names else -1
+        return float(pages * os.sysconf("SC_PAGE_SIZE")) if pages > 0 else math.inf
+
+
+def _free_by_cgroup() -> float:
+    """Memory limit of a container or Slurm job less what it uses (cgroup v2)."""
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{n}").read_text().strip() for n in ("max", "current"))
+        return math.inf if limit == "max" else float(limit) - float(used)
+    except (OSError, ValueError):
+        return math.inf

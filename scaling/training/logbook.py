@@ -1,0 +1,215 @@
+"""What a run writes about itself: `config.yaml`, `run.json`, `metrics.jsonl`, and notes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from scaling.study.errors import TrainError
+from scaling.study.plan import RunPlan
+from scaling.study.record import RunRecord, read_metrics, read_record, write_atomic, write_record
+from scaling.training.data import TokenData
+from scaling.training.device import Engine
+from scaling.training.evaluate import Evaluation
+from scaling.training.tracker import Tracker, open_tracker
+
+FINISHED = ("done", "diverged")
+RECORD_SECONDS = 1.0  # run.json is renewed at most this often: each time costs an fsync
+LAST_ROWS = 10  # the record's train_loss is a mean over so many rows (of 200 by default: 5 %)
+
+log = logging.getLogger("scaling")
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+def finished_record(folder: Path) -> RunRecord | None:
+    """Return the record of a run that is done or diverged; null if there is something to train.
+
+    Raises:
+        RecordError: `run.json` is damaged.
+    """
+    record = read_record(folder) if (folder / "run.json").exists() else None
+    return record if record is not None and record.status in FINISHED else None
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder and try to write into it, before hours of training.
+
+    Raises:
+        TrainError: it cannot be written.
+    """
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise TrainError(f"{folder}: cannot be written ({error.strerror}). Set results=FOLDER to one that can, or free it.") from None
+
+
+class Logbook:
+    """The written side of one run; every write goes to disk first and to the tracker second."""
+
+    def __init__(self, plan: RunPlan, *, on_progress: OnProgress | None = None) -> None:
+        self.plan, self.folder, self.on_progress = plan, plan.folder, on_progress
+        self.rows: list[dict[str, Any]] = []
+        self.tracker: Tracker | None = None
+        self._written = 0.0
+        self.record = _planned_record(plan)
+        if (self.folder / "run.json").exists():
+            before = read_record(self.folder)
+            self.record = self.record.replace(started_at=before.started_at, resumes=before.resumes, seconds=before.seconds)
+        write_atomic(self.folder / "config.yaml", yaml.safe_dump(plan.config.to_dict(), sort_keys=False, allow_unicode=True))
+        self.refresh(now=True)
+
+    def describe(self, engine: Engine, data: TokenData) -> None:
+        """Add what is known once device and data are: the rest of the static record."""
+        self.record = self.record.replace(
+            unique_tokens=data.unique_tokens,
+            order_seed=self.plan.order_seed,
+            bytes_per_token=data.bytes_per_token,
+            entropy_rate=data.entropy_rate,
+            data_hash=data.data_hash,
+            source_hash=data.source_hash,
+            tokenizer=data.tokenizer,
+            device=engine.name(),
+            devices=1,
+            threads=engine.threads if engine.device.type == "cpu" else None,
+            precision=engine.precision,
+            attention=engine.attention,
+            compiled=engine.compile,
+        )
+
+    def go_on_from(self, step: int) -> None:
+        """Cut the rows that a resumed run will write again, and start the tracker."""
+        self.rows = [row for row in read_metrics(self.folder) if row["step"] <= step]
+        write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+        if step:
+            self.record = self.record.replace(resumes=self.record.resumes + 1)
+            self.note(f"continued from step {step} of {self.plan.steps}")
+        self.tracker = open_tracker(self.plan, self.record, note=self.note)
+        self.refresh(now=True)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a metrics row; what is null or not finite is left out."""
+        row = {k: v for k, v in row.items() if v is not None and math.isfinite(v)}
+        self.rows.append(row)
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.tracker:
+            self.tracker.log(row)
+        self.refresh(step=row["step"], tokens=row["tokens"], seconds=row["seconds"])
+        if self.on_progress:
+            self.on_progress(self._progress())
+
+    def refresh(self, *, now: bool = False, step: int | None = None, **changes: Any) -> None:
+        """Take changes into the record and renew `run.json` if it is time (or `now`)."""
+        changes = changes | ({"steps": step} if step is not None else {})
+        self.record = self.record.replace(**changes)
+        if now or time.monotonic() - self._written >= RECORD_SECONDS:
+            self.record = self.record.replace(updated_at=utc_now())
+            write_record(self.folder, self.record)
+            self._written = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """Keep a remark of soft trouble: in `notes.log` beside the record, and as a log message."""
+        log.info("%s: %s", self.plan.run_id, text)
+        with open(self.folder / "notes.log", "a", encoding="utf-8") as file:
+            file.write(f"{utc_now()} {text}\n")
+
+    def evaluated(self, result: Evaluation) -> None:
+        """Take the final evaluation into the record."""
+        finite = math.isfinite(result.loss)
+        self.record = self.record.replace(
+            val_loss=result.loss if finite else None,
+            val_loss_se=_finite(result.loss_se),
+            val_tokens=result.tokens,
+            val_perplexity=_finite(result.perplexity),
+            val_bits_per_byte=_finite(result.bits_per_byte),
+            true_loss=result.true_loss,
+            val_excess=_finite(result.excess),
+            val_excess_se=_finite(result.excess_se),
+        )
+
+    def end(self, status: str, reason: str | None = None) -> RunRecord:
+        """Write the last word on a run and return it."""
+        losses = [row["train_loss"] for row in self.rows if "train_loss" in row][-LAST_ROWS:]
+        finished = None if status == "running" else utc_now()
+        tokens, flops = self.record.tokens or 0, self.plan.flops
+        self.refresh(
+            now=True, status=status, reason=reason, finished_at=finished,
+            train_loss=sum(losses) / len(losses) if losses else None, epochs=self._epochs(tokens),
+            flops_counted=float(flops.counted * tokens), flops_attention=float(flops.attention * tokens),
+            flops_head=float(flops.head * tokens),
+        )  # fmt: skip
+        if self.tracker:
+            self.tracker.finish(self.record)
+        return self.record
+
+    def _epochs(self, tokens: int) -> float | None:
+        unique = self.record.unique_tokens
+        return tokens / unique if unique else None
+
+    def _progress(self) -> dict[str, Any]:
+        """What a progress line shows: the newest value of each."""
+        values: dict[str, Any] = {"step": self.record.steps, "steps": self.plan.steps, "tokens": self.record.tokens}
+        for key in ("train_loss", "val_loss", "tokens_per_second"):
+            values[key] = next((row[key] for row in reversed(self.rows) if key in row), None)
+        return values
+
+
+def utc_now() -> str:
+    """Return the time as records hold it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _planned_record(plan: RunPlan) -> RunRecord:
+    """Everything of a record that follows from the plan alone."""
+    s, config = plan.shape, plan.config
+    return RunRecord(
+        run_id=plan.run_id, status="running", sweep=config.sweep, role=config.role, config_hash=plan.hash,
+        started_at=utc_now(),
+        params_target=plan.params_target, params_convention=config.model.params_convention,
+        params_total=plan.counts.total, params_embedding=plan.counts.embedding, params_head=plan.counts.head,
+        params_non_embedding=plan.counts.non_embedding, params_active=plan.counts.active,
+        family=config.model.family, layers=s.layers, width=s.width, heads=s.heads, kv_heads=s.kv_heads,
+        head_size=s.head_size, ffn=s.ffn, context=s.context, vocab=s.vocab,
+        tokens=0, tokens_target=plan.tokens_target, steps=0, steps_planned=plan.steps, batch_tokens=plan.batch_tokens,
+        optimizer=config.optim.name, lr=plan.lr, weight_decay=plan.weight_decay, schedule=config.optim.schedule,
+        warmup_steps=plan.warmup_steps, cooldown_steps=plan.cooldown_steps, seed=config.seed,
+        order_seed=plan.order_seed, data_source=config.data.source, software=_software(),
+    )  # fmt: skip
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+@functools.cache
+def _software() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    try:
+        versions["scaling"] = metadata.version("scaling-lab")
+    except metadata.PackageNotFoundError:
+        pass  # run from a checkout that is not installed
+    root = Path(__file__).parents[2]
+    if (root / ".git").exists():
+        try:
+            done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+            versions["commit"] = done.stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            pass  # no git here, or no commit yet
+    return versions

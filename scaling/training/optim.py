@@ -1,0 +1,102 @@
+"""AdamW, gradient clipping, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scaling.study.config import OptimConfig
+from scaling.study.plan import RunPlan
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of every step of a run.
+
+    Units: lr and final_lr as rates (1/step); the rest in steps.
+    """
+
+    name: str
+    lr: float
+    steps: int
+    warmup_steps: int
+    cooldown_steps: int = 0
+    cooldown_shape: str = "1-sqrt"
+    final_lr: float = 0.0
+
+    @classmethod
+    def from_plan(cls, plan: RunPlan) -> Schedule:
+        """Return the schedule that a plan asks for."""
+        optim = plan.config.optim
+        return cls(
+            name=optim.schedule,
+            lr=plan.lr,
+            steps=plan.steps,
+            warmup_steps=plan.warmup_steps,
+            cooldown_steps=plan.cooldown_steps,
+            cooldown_shape=optim.cooldown_shape,
+            final_lr=optim.final_lr * plan.lr,
+        )
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0.
+
+        The first step has a non-zero rate; the final rate is met after the last step.
+        """
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return warmup * (self.final_lr + (self.lr - self.final_lr) * self._decay(step))
+
+    def _decay(self, step: int) -> float:
+        """Share of the way from the final rate (0) to the peak (1), warm-up aside."""
+        if self.name == "cosine":
+            done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done))))
+        into = step - (self.steps - self.cooldown_steps)
+        if self.name == "constant" or into <= 0:
+            return 1.0
+        # both shapes: Hägele et al. 2024 (arXiv:2405.18392), section 3; 1-sqrt was the better
+        done = min(1.0, into / self.cooldown_steps)
+        return 1.0 - (math.sqrt(done) if self.cooldown_shape == "1-sqrt" else done)
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """Return AdamW in its fused form where the device has one.
+
+    Matrices that multiply activations decay. Norms and biases do not: decay would pull a gain
+    towards 0. Token and position tables do not either: a rare token's row would shrink between its
+    visits, and small rows mean large gradients behind a norm (OLMo 2, arXiv:2501.00656, section 3.4).
+    A head that is tied to the token table follows the table.
+    """
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables |= {id(p) for name, p in model.named_parameters() if name.endswith("position")}
+    matrices = [p for p in model.parameters() if p.dim() >= 2 and id(p) not in tables]
+    others = [p for p in model.parameters() if p.dim() < 2 or id(p) in tables]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def clip_gradients(parameters: list[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients so that their joint norm is at most `max_norm` (0: leave them).
+
+    Returns:
+        The norm before, on the device (reading it waits for the device).
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    if max_norm:
+        # multiplying by a device number, even by 1, is cheaper than asking whether to
+        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm

@@ -1,0 +1,84 @@
+"""A mirror of metrics and record elsewhere (wandb); whatever goes wrong there, the run goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from scaling.study.plan import RunPlan
+from scaling.study.record import RunRecord
+
+
+class Tracker:
+    """Mirrors one run to wandb; the first failure is noted and ends the mirroring.
+
+    One wandb run per run id, so that a resumed run goes on in the same place; group is the sweep.
+    """
+
+    def __init__(self, run: Any, note: Callable[[str], None]) -> None:
+        self._run, self._note = run, note
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Mirror one metrics row."""
+        self._try("log a row", lambda run: run.log(dict(row), step=int(row["step"])))
+
+    def finish(self, record: RunRecord) -> None:
+        """Mirror the final record as the run's summary, and close it."""
+        values = {k: v for k, v in record.to_dict().items() if v is not None}
+        self._try("write the summary", lambda run: run.summary.update(values))
+        self._try("finish", lambda run: run.finish(exit_code=0 if record.status == "done" else 1))
+        self._run = None
+
+    def _try(self, what: str, act: Callable[[Any], object]) -> None:
+        if self._run is None:
+            return
+        try:
+            act(self._run)
+        except Exception as error:  # wandb's failures have no common base; none may stop a run
+            self._run = None
+            self._note(f"tracker: wandb could not {what} ({_first_line(error)}); the run goes on without it")
+
+
+def open_tracker(plan: RunPlan, record: RunRecord, *, note: Callable[[str], None]) -> Tracker | None:
+    """Start mirroring a run as `tracker.*` asks; null (with a note) where that is not possible."""
+    tracker = plan.config.tracker
+    if tracker.name == "none" or tracker.mode == "disabled":
+        return None
+    try:
+        import wandb
+    except ImportError:
+        note("tracker: wandb is not installed; the run goes on without it. pip install wandb, or tracker.name=none")
+        return None
+    if tracker.mode == "online" and not _has_key(wandb):
+        note("tracker: wandb has no API key, the run goes on without it. Run `wandb login`, or set tracker.mode=offline")
+        return None
+    try:
+        run = wandb.init(
+            project=tracker.project, entity=tracker.entity, group=plan.config.sweep, mode=tracker.mode,
+            id=plan.run_id, name=plan.run_id, resume="allow", dir=str(plan.folder), job_type=plan.config.role,
+            config={**plan.config.to_dict(), "record": record.to_dict()}, settings=_settings(wandb),
+        )  # fmt: skip
+    except Exception as error:  # wandb's failures have no common base; none may stop a run
+        note(f"tracker: wandb could not start ({_first_line(error)}); the run goes on without it")
+        return None
+    return Tracker(run, note)
+
+
+def _settings(wandb: Any) -> Any:
+    """Quiet, no console capture, no machine statistics, and no minutes spent on a dead server."""
+    return wandb.Settings(
+        console="off", silent=True, x_disable_stats=True, x_disable_meta=True, init_timeout=20,
+    )  # fmt: skip
+
+
+def _has_key(wandb: Any) -> bool:
+    return bool(os.environ.get("WANDB_API_KEY") or wandb.Api is None or _stored_key(wandb))
+
+
+def _stored_key(wandb: Any) -> str | None:
+    return getattr(wandb.api, "api_key", None)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

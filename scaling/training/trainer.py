@@ -1,0 +1,261 @@
+"""Train one run from its plan to its record; go on where an interrupted one stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scaling.study.errors import DataError, TrainError
+from scaling.study.plan import RunPlan
+from scaling.study.record import RunRecord
+from scaling.training.checkpoint import Progress, load_checkpoint, remove_checkpoints, save_checkpoint, save_weights
+from scaling.training.claim import Claim
+from scaling.training.data import TokenData, prepare
+from scaling.training.device import Engine, choose_engine
+from scaling.training.evaluate import Evaluation, evaluate
+from scaling.training.interrupt import Interrupt
+from scaling.training.logbook import Logbook, OnProgress, check_writable, finished_record
+from scaling.training.model import Transformer
+from scaling.training.optim import Schedule, build_optimizer, clip_gradients, set_lr
+
+EVAL_DECADES = 2.0  # validation points spread over the last two decades of tokens
+
+# A run that ends this far above ln V, the loss of uniform guessing, has diverged. Fresh weights
+# score at most 0.5 nats above it (logits of variance 1).
+DIVERGED_ABOVE = 1.0  # nats/token
+
+
+def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
+    """Train a run to the end of its plan and return its record.
+
+    A run that is already done or has diverged is returned as it is; one that was interrupted goes
+    on from its last checkpoint, to the bit. A notice (Ctrl-C, SIGTERM, SIGUSR1) saves a checkpoint,
+    leaves the record `running`, and then raises KeyboardInterrupt or SystemExit.
+
+    Args:
+        plan: the run; everything is written below `plan.folder`.
+        on_progress: called at every metrics row with step, steps, tokens and the newest
+            train_loss, val_loss [nats/token] and tokens_per_second.
+
+    Returns:
+        The record with status `done`, or `diverged` with the reason.
+
+    Raises:
+        TrainError: it does not fit in memory, the folder cannot be written, or another process
+            is training it.
+        DataError: the data is missing, damaged, or would be repeated more than `data.max_epochs`.
+    """
+    # 1. what is finished is not trained again
+    check_writable(plan.folder)
+    record = finished_record(plan.folder)
+    if record is not None:
+        return record
+
+    # 2. one process per run; another may have finished it meanwhile
+    with Claim(plan.folder) as claim:
+        record = finished_record(plan.folder)
+        if record is not None:
+            return record
+        book = Logbook(plan, on_progress=on_progress)
+        if claim.taken_over:
+            book.note(claim.taken_over)
+        try:
+            return _train(plan, book, claim)
+        except torch.OutOfMemoryError as error:
+            half = max(1, plan.batch_seqs // 2) * plan.shape.context
+            book.end("failed", "out of device memory")
+            raise TrainError(f"{plan.run_id}: out of device memory. Set train.micro_batch_tokens={half} or less.") from error
+        except Exception as error:  # recorded, whatever it is, and raised again
+            book.end("failed", f"{type(error).__name__}: {error}")
+            raise
+
+
+def _train(plan: RunPlan, book: Logbook, claim: Claim) -> RunRecord:
+    # 1. device and data
+    engine = choose_engine(plan)
+    data = prepare(plan.config.data, context=plan.shape.context)
+    check_data(plan, data)
+    book.describe(engine, data)
+
+    # 2. model and optimiser, new or from the last whole checkpoint
+    run = Run(plan, engine, data, book)
+    progress, problems = load_checkpoint(plan.folder, run.model, run.optimizer, run_hash=plan.hash)
+    for problem in problems:
+        book.note(problem)
+    run.restore(progress)
+    book.go_on_from(progress.step)
+
+    # 3. steps, with rows, validation and checkpoints at their times
+    with Interrupt() as interrupt:
+        for step in run.steps():
+            claim.beat()
+            if interrupt.signal:
+                run.save()
+                book.end("running", f"interrupted by {interrupt.signal.name} at step {step}; start it again to go on")
+                interrupt.stop()
+    if run.diverged:
+        return book.end("diverged", run.diverged)
+
+    # 4. the final evaluation is the run's result
+    result = run.validate()
+    book.evaluated(result)
+    too_high = math.log(plan.shape.vocab) + DIVERGED_ABOVE
+    if not result.loss < too_high:
+        return book.end("diverged", f"final validation loss {result.loss:.3g} is above {too_high:.3g}, worse than uniform guessing. Lower optim.lr_scale.")
+    if plan.config.train.keep_checkpoint:
+        save_weights(plan.folder, run.model)
+    record = book.end("done")
+    remove_checkpoints(plan.folder)
+    return record
+
+
+def check_data(plan: RunPlan, data: TokenData) -> None:
+    """Refuse data that does not suit the plan.
+
+    Raises:
+        DataError: another vocabulary, or more epochs than `data.max_epochs`.
+    """
+    if data.vocab != plan.shape.vocab:
+        raise DataError(f"data.vocab: the tokenizer has {data.vocab} tokens, the plan {plan.shape.vocab}. Set data.vocab={data.vocab}.")
+    epochs, most = plan.tokens / data.unique_tokens, plan.config.data.max_epochs
+    if epochs > most:
+        raise DataError(
+            f"data.max_epochs: {plan.run_id} would see its {data.unique_tokens:,} unique tokens {epochs:.3g} times and "
+            f"{most:g} are allowed. Set data.max_epochs={math.ceil(epochs)}, a smaller budget, or a larger source."
+        )
+
+
+class Run:
+    """One run in memory: model, optimiser, and where it is."""
+
+    def __init__(self, plan: RunPlan, engine: Engine, data: TokenData, book: Logbook) -> None:
+        self.plan, self.engine, self.data, self.book = plan, engine, data, book
+        self.model = Transformer(plan.shape, attention=engine.attention).init_weights(plan.config.seed).to(engine.device)
+        self.forward = torch.compile(self.model, dynamic=False) if engine.compile else self.model
+        self.optimizer = build_optimizer(self.model, plan.config.optim, lr=plan.lr, weight_decay=plan.weight_decay)
+        self.parameters: list[Tensor] = list(self.model.parameters())
+        self.schedule = Schedule.from_plan(plan)
+        self.loss_sum = torch.zeros((), dtype=torch.float32, device=engine.device)
+        self.diverged: str | None = None
+        self.restore(Progress(run_hash=plan.hash))
+
+    def restore(self, progress: Progress) -> None:
+        """Take up the counters of a checkpoint."""
+        self.step, self.loss_count = progress.step, progress.loss_count
+        self.loss_sum.fill_(progress.loss_sum)
+        self.seconds, self.train_seconds, self.row_seconds = progress.seconds, progress.train_seconds, progress.row_seconds
+        self._mark = self._saved = time.perf_counter()
+
+    def steps(self) -> Iterator[int]:
+        """Train step by step; yields after each step that is a time to look up, and at the end."""
+        train = self.plan.config.train
+        rows = log_points(self.plan.steps, train.log_points)
+        evals = eval_points(self.plan.steps, train.evals)
+        while self.step < self.plan.steps:
+            norm = self.take_step()
+            if self.step in rows:
+                self.write_row(norm)
+                if self.diverged:
+                    return
+            if self.step in evals and self.step < self.plan.steps:
+                self.validate()
+            if time.perf_counter() - self._saved > train.checkpoint_seconds:
+                self.save()
+            yield self.step
+
+    def take_step(self) -> Tensor:
+        """Do one optimiser step; returns the gradient norm before clipping."""
+        plan, engine, n = self.plan, self.engine, self.plan.batch_seqs
+        inputs, targets = self.data.batch(self.step, batch_seqs=n, context=plan.shape.context, seed=plan.order_seed)
+        x, y = (torch.as_tensor(a).to(engine.device, non_blocking=True) for a in (inputs, targets))
+        for first in range(0, n, engine.micro_seqs):
+            part = slice(first, first + engine.micro_seqs)
+            with engine.autocast():
+                loss = self.forward(x[part], y[part])
+            loss = loss * (len(x[part]) / n)
+            loss.backward()
+            self.loss_sum += loss.detach()
+        norm = clip_gradients(self.parameters, plan.config.optim.clip)
+        set_lr(self.optimizer, self.schedule.lr_at(self.step))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.loss_count += 1
+        return norm
+
+    def write_row(self, norm: Tensor) -> None:
+        """Write the mean training loss since the last row; a loss that is not finite ends the run."""
+        loss = self.loss_sum.item() / self.loss_count  # waits for the device
+        self._lap(training=True)
+        if not math.isfinite(loss):
+            self.diverged = f"training loss is {loss} at step {self.step} of {self.plan.steps}. Lower optim.lr_scale."
+        rate = self.loss_count * self.plan.batch_tokens / self.row_seconds
+        self.book.refresh(**self._speed())
+        self.book.add(
+            self._where() | {
+                "train_loss": loss, "lr": self.schedule.lr_at(self.step - 1),
+                "grad_norm": norm.item(), "tokens_per_second": rate,
+            }
+        )  # fmt: skip
+        self.loss_sum.zero_()
+        self.loss_count, self.row_seconds = 0, 0.0
+
+    def validate(self) -> Evaluation:
+        """Evaluate on the held-out tokens and write a row."""
+        self._lap(training=True)
+        result = evaluate(self.model, self.data, context=self.plan.shape.context, autocast=self.engine.autocast)
+        self._lap(training=False)
+        self.book.add(self._where() | {"val_loss": result.loss, "val_excess": result.excess})
+        return result
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self._lap(training=True)
+        progress = Progress(
+            run_hash=self.plan.hash, step=self.step, loss_sum=self.loss_sum.item(), loss_count=self.loss_count,
+            seconds=self.seconds, train_seconds=self.train_seconds, row_seconds=self.row_seconds,
+        )  # fmt: skip
+        if all(bool(torch.isfinite(p).all()) for p in self.parameters):
+            save_checkpoint(self.plan.folder, self.model, self.optimizer, progress)
+        self.book.refresh(now=True, step=self.step, tokens=self.step * self.plan.batch_tokens, seconds=self.seconds)
+        self._lap(training=False)
+        self._saved = time.perf_counter()
+
+    def _where(self) -> dict[str, Any]:
+        return {"step": self.step, "tokens": self.step * self.plan.batch_tokens, "seconds": round(self.seconds, 3)}
+
+    def _speed(self) -> dict[str, Any]:
+        """Throughput and memory so far."""
+        rate = self.step * self.plan.batch_tokens / self.train_seconds
+        peak = self.engine.peak_flops()
+        return {
+            "tokens_per_second": rate,
+            "mfu": rate * self.plan.flops.counted / peak if peak else None,
+            "memory_bytes": self.engine.peak_memory(),
+        }
+
+    def _lap(self, *, training: bool) -> None:
+        """Book the time since the last lap as training or as something else."""
+        now = time.perf_counter()
+        self.seconds += now - self._mark
+        if training:
+            self.train_seconds += now - self._mark
+            self.row_seconds += now - self._mark
+        self._mark = now
+
+
+def log_points(steps: int, count: int) -> frozenset[int]:
+    """Return the steps after which a training row is written, evenly spaced; the last is one."""
+    return frozenset(math.ceil(steps * i / min(count, steps)) for i in range(1, min(count, steps) + 1))
+
+
+def eval_points(steps: int, count: int) -> frozenset[int]:
+    """Return the steps after which the model is validated, evenly in log tokens; the last is one."""
+    first = max(1.0, steps / 10**EVAL_DECADES)
+    ratio = (steps / first) ** (1 / max(1, count - 1))
+    return frozenset(round(steps / ratio**i) for i in range(count))
