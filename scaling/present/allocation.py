@@ -144,13 +144,13 @@ def _draw_power_law(ax: Axes, line: pd.DataFrame, label: str) -> None:
     ax.plot([], [], color=style.ISOFLOP, lw=1.3, marker="*", ms=11, mec=style.INK, mew=0.7, label=label)
 
 
-def _parts(line: pd.DataFrame) -> list[tuple[pd.DataFrame, str, float]]:
+def _parts(line: pd.DataFrame) -> list[tuple[pd.DataFrame, Any, float]]:
     """Split a frontier into inside the data (solid) and beyond on either side (dashed)."""
     known = line[line["inside"]]
     first, last = known["C"].min(), known["C"].max()
     dashed = (0, (4, 2.5))
-    parts = [(line[line["C"] <= first], dashed, 0.1), (known, "-", 0.22), (line[line["C"] >= last], dashed, 0.1)]
-    return [p for p in parts if len(p[0]) > 1]  # type: ignore[return-value]
+    parts: list[tuple[pd.DataFrame, Any, float]] = [(line[line["C"] <= first], dashed, 0.1), (known, "-", 0.22), (line[line["C"] >= last], dashed, 0.1)]
+    return [p for p in parts if len(p[0]) > 1]
 
 
 def _draw_stars(ax: Axes, stars: pd.DataFrame, quantity: str, labelled: bool) -> None:

@@ -55,7 +55,7 @@ def surface(fit: Fit, *, target: float | None = None, ax: Axes | None = None) ->
         ax.set_title(f"{style.loss_label(fit.runs.loss).capitalize()}")
         ax.set_xlabel(style.size_label(fit.runs.params))
         ax.set_ylabel("training tokens D [tokens]")
-        ax.legend(loc="best")
+        ax.legend(loc="lower left")  # runs of equal compute lie on falling diagonals: this corner is free
     style.remember(ax, data)
     return ax
 
@@ -142,7 +142,7 @@ def _surface_data(fit: Fit, target: float | None) -> dict[str, pd.DataFrame]:
     grid = pd.DataFrame({"N": NN.ravel(), "D": DD.ravel(), "loss": loss})
     path = pd.DataFrame(columns=["C", "N", "D", "inside"])
     if fit.law.optimum is not None:
-        C = np.geomspace(fit.cost.flops(N[0], D[0]), fit.cost.flops(N[-1], D[-1]), 120)
+        C = np.geomspace(runs["C"].min() / 2, fit.cost.flops(N[-1], D[-1]), 120)
         C = np.unique([*C, runs["C"].min(), runs["C"].max()])
         path = fit.optimal(C)[["C", "N", "D"]]
         path = path.assign(inside=path["C"].between(runs["C"].min(), runs["C"].max()))

@@ -44,14 +44,15 @@ def curves(
         ends = data["ends"]
         ax.scatter(ends["x"], ends["loss"], c=sizes.to_rgba(ends["N"]), s=16, ec="white", lw=0.5, zorder=4)
         if len(data["envelope"]):
-            label = "lowest loss at each compute" if against == "C" else "lowest loss after as many tokens"
+            label = "lowest loss within each compute" if against == "C" else "lowest loss within as many tokens"
             ax.plot(data["envelope"]["x"], data["envelope"]["loss"], color=style.INK, lw=1.5, ls=(0, (5, 1.5)), zorder=5, label=label)
             ax.legend(loc="lower left")
         style.set_log_axis(ax.xaxis, against)
         style.set_log_axis(ax.yaxis, "L")
         shown = np.concatenate([ends["loss"], data["curves"]["loss"]])
         ax.set_xlim(*style.span([*ends["x"], *data["curves"]["x"]]))
-        ax.set_ylim(style.span(shown)[0], style.span(shown)[1] * 1.05)
+        # The first steps of a run fall from ln(vocabulary); twice the worst end is where reading starts.
+        ax.set_ylim(style.span(shown)[0], min(style.span(shown)[1] * 1.05, 2.0 * ends["loss"].max()))
         ax.set_title("Training curves")
         ax.set_xlabel(style.compute_label(runs.flops) if against == "C" else "training tokens seen [tokens]")
         ax.set_ylabel(style.loss_label(runs.loss))
@@ -88,7 +89,7 @@ def learning_rate(runs: Runs | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                 anchors.append((done["lr"].iloc[-1], done["loss"].iloc[-1], str(cell), color))
         for row in minima.itertuples():
             color = colors.to_rgba(row.C)
-            star = {"marker": "*", "ms": 13, "mfc": color} if row.inside else {"marker": "o", "ms": 10, "mfc": "none"}
+            star: dict[str, Any] = {"marker": "*", "ms": 13, "mfc": color} if row.inside else {"marker": "o", "ms": 10, "mfc": "none"}
             ax.plot(row.lr, row.loss, ls="", mec=style.INK, mew=0.9, zorder=5, **star)
         style.set_log_axis(ax.xaxis, "lr")
         ax.set_xlim(*style.span(points["lr"]))
@@ -116,6 +117,7 @@ def _curves_data(runs: Runs, against: str, envelope: Envelope | None) -> dict[st
         low = envelope.points.rename(columns={"C": "x"})[["x", "loss"]]
     else:
         low = _lowest(long)
+    low = low.assign(loss=np.minimum.accumulate(low["loss"].to_numpy(float)))  # a run that ended still counts
     return {"curves": long[["run_id", "N", "x", "loss"]], "ends": ends.reset_index(drop=True), "envelope": low}
 
 
@@ -178,7 +180,7 @@ def _learning_rate_data(runs: Runs | pd.DataFrame) -> dict[str, pd.DataFrame]:
 def _cells(points: pd.DataFrame) -> list[str]:
     """Name each run by its N and D, rounded so that sizes within about 3 % are one cell."""
     nearby = [_nearby(points[c]) for c in ("N", "D")]
-    return [f"N={format_quantity(n, 2)}, D={format_quantity(d, 2)}" for n, d in zip(*nearby, strict=True)]
+    return [f"N={format_quantity(n)}, D={format_quantity(d)}" for n, d in zip(*nearby, strict=True)]
 
 
 def _nearby(values: Iterable[float]) -> list[float]:

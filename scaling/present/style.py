@@ -27,7 +27,7 @@ from scaling.study.units import format_flops, format_quantity
 INK, MUTED, GRID = "#1f2328", "#5f6873", "#e4e7eb"
 LAW, ISOFLOP, VERIFY = "#0072B2", "#D55E00", "#CC3377"
 
-RC: dict[str, Any] = {
+RC: Any = {
     "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -124,8 +124,10 @@ class DecadeLocator(ticker.LogLocator):
             self.set_params(subs=(1.0,))
         elif decades > 1.7:
             self.set_params(subs=(1.0, 3.0))
-        else:
+        elif decades > 0.9:
             self.set_params(subs=(1.0, 2.0, 5.0))
+        else:
+            self.set_params(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
         return super().tick_values(vmin, vmax)
 
 
@@ -238,3 +240,10 @@ def figure_of(drawn: Figure | Axes | Sequence[Any]) -> Figure:
         return drawn
     first = drawn if isinstance(drawn, Axes) else np.ravel(np.asarray(drawn, dtype=object))[0]
     return first.figure.figure  # a sub-figure's figure is the whole one
+
+
+def close(drawn: Figure | Axes | Sequence[Any]) -> None:
+    """Give up a figure that is saved, so that drawing many does not fill the memory."""
+    from matplotlib import pyplot as plt
+
+    plt.close(figure_of(drawn))

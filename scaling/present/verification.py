@@ -36,9 +36,9 @@ def verify(fit: Fit, held: pd.DataFrame | None = None) -> pd.DataFrame:
     fresh = {"predicted": now.loss, "lo": now.lo, "hi": now.hi, "next_lo": now.next_lo, "next_hi": now.next_hi}
     table = pd.DataFrame({
         "run_id": held.get("run_id", pd.Series([f"run {i}" for i in range(len(held))])),
-        "N": held["N"], "D": held["D"], "C": held["C"] if "C" in held else now.C,
+        "N": held["N"], "D": held["D"], "C": held.get("C", pd.Series(now.C)),
         "measured": held["measured"] if "measured" in held else held["L"],
-        **{k: held[k] if k in held else v for k, v in fresh.items()},
+        **{k: held.get(k, pd.Series(v)) for k, v in fresh.items()},
         "beyond": held["C"] / fit.runs.C.max() if "C" in held else now.extrapolation["C"],
     })  # fmt: skip
     # Written so that an unknown interval (NaN) counts as not inside.

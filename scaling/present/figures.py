@@ -1,0 +1,64 @@
+"""All figures that a study allows, by file name: for `scaling plot` and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scaling.analysis.envelope import Envelope
+from scaling.analysis.fitting import Fit
+from scaling.analysis.isoflops import IsoFlops
+from scaling.analysis.runs import Runs
+from scaling.present import plot, style
+
+CAPTIONS = {
+    "overview": "The study on one page.",
+    "curves": "Validation loss along every run; colour is size, the dashed line the lowest loss reached within each compute.",
+    "isoflop": "Loss against size at equal compute. The star is the minimum of the parabola, the bar its interval.",
+    "frontier": "Optimal size and tokens against compute by both approaches. Dashed lines and paler bands lie beyond the runs.",
+    "prediction": "The law's loss along the frontier and the held-out run: what was predicted for it and what was measured.",
+    "residuals": "How far each run lies from the law. A law that fits leaves no pattern.",
+    "surface": "The fitted loss over size and tokens, with the runs and the efficient path.",
+    "learning_rate": "Loss against the peak learning rate for each size and number of tokens.",
+}
+
+
+def draw_figures(
+    runs: Runs, fit: Fit, iso: IsoFlops | None = None, *, envelope: Envelope | None = None,
+    verification: pd.DataFrame | None = None, target: float | None = None, learning_rates: Runs | None = None,
+) -> dict[str, Callable[[], Any]]:  # fmt: skip
+    """Return what draws each figure that these runs and this law allow, by name."""
+    two_inputs, path = set(fit.law.inputs) == {"N", "D"}, fit.law.optimum is not None
+    drawers: dict[str, tuple[bool, Callable[[], Any]]] = {
+        "overview": (two_inputs, lambda: plot.overview(runs, fit, iso, envelope=envelope, target=target, verification=verification)),
+        "isoflop": (iso is not None, lambda: plot.isoflop(iso)),  # type: ignore[arg-type]
+        "frontier": (path or iso is not None, lambda: plot.frontiers(iso, fit, target=target, verification=verification)),
+        "prediction": (path and two_inputs, lambda: plot.prediction(fit, verification)),
+        "curves": (True, lambda: plot.curves(runs, envelope=envelope)),
+        "surface": (two_inputs, lambda: plot.surface(fit, target=target)),
+        "residuals": (True, lambda: plot.residuals(fit)),
+        "learning_rate": (learning_rates is not None, lambda: plot.learning_rate(learning_rates)),  # type: ignore[arg-type]
+    }
+    return {name: draw for name, (possible, draw) in drawers.items() if possible}
+
+
+def save_figures(folder: str | Path, *, formats: Sequence[str] = ("png",), **study: Any) -> list[Path]:
+    """Draw and save every figure that a study allows, each with its data as CSV beside it.
+
+    Args:
+        folder: where to; made if missing.
+        formats: of png, svg and pdf.
+        study: runs, fit, iso and more, as `draw_figures` takes them.
+
+    Returns:
+        The pictures written, the overview first.
+    """
+    paths = []
+    for name, draw in draw_figures(**study).items():
+        drawn = draw()
+        paths += [p for p in style.save(drawn, Path(folder) / name, formats=formats) if p.suffix != ".csv"]
+        style.close(drawn)
+    return paths
