@@ -32,7 +32,7 @@ def sample_chain(
         lanes: at most so many run side by side; changes the time, never the result.
 
     Returns:
-        Symbols int64 [n], natural log of each symbol's probability float64 [n], last state.
+        Symbols int32 [n], natural log of each symbol's probability float64 [n], last state.
     """
     n = len(uniform)
     lanes = max(1, min(lanes, n // LEAST_STEPS))
@@ -41,11 +41,8 @@ def sample_chain(
     run = _Lanes(step, u)
     run.forward(np.arange(lanes), np.where(np.arange(lanes) == 0, start, 0).astype(np.int32))
     while (wrong := run.wrong_lanes(start)).size:
-        run.forward(
-            wrong, run.states[-1, wrong - 1] if wrong[0] else np.full(len(wrong), start, np.int32)
-        )
-    flat = (array.T.reshape(-1)[:n] for array in (run.symbols, run.prob, run.states))
-    symbols, prob, states = flat
+        run.forward(wrong, run.states[-1, wrong - 1])  # never lane 0, which was right at once
+    symbols, prob, states = (a.T.reshape(-1)[:n] for a in (run.symbols, run.prob, run.states))
     return symbols, np.log(prob), int(states[-1])
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 SYMBOLS = 256
-GUIDE = 5  # bits; one guide entry per 32 counts is small enough to cache and leaves ~1 step to walk
+GUIDE = 5  # bits; one guide entry per 32 counts fits a processor's cache and leaves few steps
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,12 +59,12 @@ class NgramModel:
         Returns:
             Byte, next state and p(byte | state), each [chains].
         """
-        u = uniform * self.mass[state]
-        edge = self._edge_of(
-            self.row[state] + np.minimum(u, self.total[state] - 1).astype(np.int64)
-        )
-        byte, after, prob = self.key[edge] & 255, self.after[edge], self.prob[edge]
-        miss = np.flatnonzero(u >= self.total[state])
+        total = self.total.take(state)  # `take` is twice as fast as indexing here
+        u = uniform * self.mass.take(state)
+        edge = self._edge_of(self.row.take(state) + np.minimum(u, total - 1).astype(np.int64))
+        byte = self.key.take(edge) & 255
+        after, prob = self.after.take(edge), self.prob.take(edge)
+        miss = np.flatnonzero(u >= total)
         if miss.size:
             byte[miss] = self._draw_shorter(state[miss], u[miss])
             after[miss], prob[miss] = self.look_up(state[miss], byte[miss])
@@ -101,13 +101,17 @@ class NgramModel:
         return self.look_up(*pairs)[1].reshape(len(state), SYMBOLS)
 
     def _edge_of(self, count: np.ndarray) -> np.ndarray:
-        """Return the edge each count number belongs to: a bisection, shortened by the guide."""
-        edge = self.guide[count >> GUIDE]
-        left = np.flatnonzero(self.before[edge + 1] <= count)
+        """Return the edge each count number belongs to: a bisection within one guide entry."""
+        entry = count >> GUIDE
+        low, high = self.guide.take(entry), self.guide.take(entry + 1)
+        left = np.flatnonzero(low < high)
         while left.size:
-            edge[left] += 1
-            left = left[self.before[edge[left] + 1] <= count[left]]
-        return edge
+            middle = (low[left] + high[left] + 1) >> 1
+            beyond = self.before.take(middle) <= count[left]
+            low[left] = np.where(beyond, middle, low[left])
+            high[left] = np.where(beyond, high[left], middle - 1)
+            left = left[low[left] < high[left]]
+        return low
 
     def _draw_shorter(self, state: np.ndarray, u: np.ndarray) -> np.ndarray:
         """Draw a byte for chains whose number `u` is beyond the counts of their context."""
@@ -187,9 +191,9 @@ def build_ngram(text: bytes, *, order: int) -> NgramModel:
 def _assemble(order: int, before: np.ndarray, columns: dict[str, np.ndarray]) -> NgramModel:
     """Add what follows from the counts: rows and guide."""
     starts = np.searchsorted(columns["key"], np.arange(len(columns["mass"])) * SYMBOLS)
-    numbers = np.arange((int(before[-1]) >> GUIDE) + 1) << GUIDE
+    numbers = np.arange((int(before[-1]) >> GUIDE) + 2) << GUIDE
     narrow = {name: columns.pop(name).astype(np.int32) for name in ("suffix", "after")}
-    guide = (np.searchsorted(before, numbers, side="right") - 1).astype(np.int32)
+    guide = (np.searchsorted(before[:-1], numbers, side="right") - 1).astype(np.int32)
     return NgramModel(
         order=order, before=before, row=before[starts], guide=guide, **columns, **narrow
     )

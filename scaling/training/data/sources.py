@@ -12,7 +12,16 @@ from scaling.study.errors import DataError
 # Tests are not written like the rest, site-packages is not the standard library; encodings is
 # 1.4 MB of character tables and pydoc_data one generated file: they are learned by rote.
 LEFT_OUT_FOLDERS = frozenset(
-    {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings", "pydoc_data"}
+    {
+        "site-packages",
+        "dist-packages",
+        "test",
+        "tests",
+        "idle_test",
+        "__pycache__",
+        "encodings",
+        "pydoc_data",
+    }
 )
 LEFT_OUT_PREFIXES = ("_sysconfigdata",)  # names this machine's compiler and folders
 
