@@ -108,7 +108,7 @@ def test_sampled_logprob_agrees_with_the_exact_entropy(model):
     entropies = -(p * np.log(p)).sum(axis=1)
     exact = np.average(entropies, weights=times)
     per_step = np.repeat(entropies, times)
-    # -log p minus the entropy of its context is a martingale difference: SD / sqrt(n), four of them.
+    # -log p minus its context's entropy is a martingale difference: SD / sqrt(n), four of them.
     sd = math.sqrt(np.mean(logprob**2) - np.mean(per_step**2))
     assert abs(-logprob.mean() - exact) < 4 * sd / math.sqrt(len(u))
 

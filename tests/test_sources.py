@@ -85,7 +85,10 @@ def test_grammar_conditionals_agree_with_enumeration():
                     assert leaves not in sentences  # unambiguous
                     sentences[leaves] = p
     assert sum(sentences.values()) == pytest.approx(1)
-    prefix = lambda start: sum(p for s, p in sentences.items() if s[: len(start)] == start)  # noqa: E731
+
+    def prefix(start):
+        return sum(p for s, p in sentences.items() if s[: len(start)] == start)
+
     for sentence in sentences:
         exact = [math.log(prefix(sentence[: i + 1]) / prefix(sentence[:i])) for i in range(4)]
         assert np.allclose(source.logprob(np.array(sentence)), exact, atol=1e-12)

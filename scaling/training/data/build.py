@@ -37,7 +37,7 @@ def prepare(config: DataConfig, *, context: int, on_progress: Progress | None = 
 
     Raises:
         DataError: the source is missing, empty, too small or damaged, or the cache not writable.
-        ConfigError: keys of `data` that contradict each other, as a vocabulary the tokenizer has not.
+        ConfigError: keys of `data` contradict each other, for example tokenizer and vocab.
     """
     _check(config)
     folder = _folder(config)
@@ -74,7 +74,8 @@ def _check(config: DataConfig) -> None:
         )
     if config.source not in TEXTS and config.tokenizer != "bytes":
         raise ConfigError(
-            f"data.tokenizer={config.tokenizer}: data.source={config.source} makes its own symbols. "
+            f"data.tokenizer={config.tokenizer}: data.source={config.source} makes its own "
+            "symbols. "
             "Leave data.tokenizer=bytes, or use data.source=stdlib or text."
         )
     if config.tokenizer == "bytes" and config.vocab != 256 and config.source in (*TEXTS, "ngram"):
@@ -89,8 +90,10 @@ def _check_size(facts: DataFacts, context: int, folder: Path) -> None:
     for name, tokens in (("unique_tokens", facts.unique_tokens), ("val_tokens", held_out)):
         if tokens < context + 1:
             raise DataError(
-                f"data.{name}: {tokens} tokens hold no sequence of model.context={context} and its target ({folder}). "
-                f"Set data.{name} to {context + 1} or more, use more text, or set a smaller model.context."
+                f"data.{name}: {tokens} tokens hold no sequence of model.context={context} and "
+                f"its target ({folder}). "
+                f"Set data.{name} to {context + 1} or more, use more text, or set a smaller "
+                "model.context."
             )
 
 

@@ -7,10 +7,13 @@ the others use what it made.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,12 @@ from typing import Any
 from scaling.study.errors import DataError
 
 MANIFEST = "manifest.json"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a disk that takes no more
+STALE_SECONDS = 86_400.0  # a temporary folder this old was left by a process that was killed
 
 
 def cache_folder(setting: str | None) -> Path:
-    """Return where token shards are kept: the setting, else $SCALING_CACHE, else the user's cache."""
+    """Return where shards are kept: the setting, else $SCALING_CACHE, else the user's cache."""
     chosen = setting or os.environ.get("SCALING_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -62,10 +67,12 @@ def build_once(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[st
         return manifest
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise DataError(
-            f"{folder.parent}: cannot write token shards here ({error.strerror}). Set data.cache or $SCALING_CACHE to a writable folder."
+            f"{folder.parent}: cannot write token shards here ({error.strerror}). Set data.cache "
+            "or $SCALING_CACHE to a writable folder."
         ) from error
     try:
         manifest = build(temporary)
@@ -75,13 +82,22 @@ def build_once(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[st
         )
         return _install(temporary, folder)
     except OSError as error:
-        if isinstance(error, FileNotFoundError) or error.errno is None:
+        if error.errno not in FULL:
             raise
         raise DataError(
-            f"{temporary}: cannot write ({error.strerror}). Free some space, or set data.cache to another folder."
+            f"{temporary}: cannot write ({error.strerror}). Free some space, or set data.cache to "
+            "another folder."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed builds of this data set left behind, long after."""
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        with contextlib.suppress(FileNotFoundError):  # another process may just have finished
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _install(temporary: Path, folder: Path) -> dict[str, Any]:
@@ -101,7 +117,8 @@ def _install(temporary: Path, folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     if manifest is None:
         raise DataError(
-            f"{folder}: another process keeps changing this data set. Delete the folder and run again."
+            f"{folder}: another process keeps changing this data set. Delete the folder and run "
+            "again."
         )
     return manifest
 

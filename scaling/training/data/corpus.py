@@ -95,8 +95,10 @@ def _check_split(
         raise DataError(f"{where}: no text in it. Give files that hold text.")
     if 2 * pool.count_bytes(held_out) > pool.bytes or not len(training):
         raise DataError(
-            f"{where}: {pool.bytes:,} bytes in {len(pool)} different documents are too little to hold out data.val_tokens={config.val_tokens:g}. "
-            f"Set data.val_tokens to {max(1, pool.bytes // 10)} or less, or give more text in more documents."
+            f"{where}: {pool.bytes:,} bytes in {len(pool)} different documents are too little to "
+            f"hold out data.val_tokens={config.val_tokens:g}. "
+            f"Set data.val_tokens to {max(1, pool.bytes // 10)} or less, or give more text in "
+            "more documents."
         )
 
 

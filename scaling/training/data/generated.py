@@ -55,16 +55,19 @@ def build_generated(config: DataConfig, folder: Path, *, on_progress: Progress) 
     np.save(folder / "true_logprob.npy", source.logprob(val).astype(np.float32))
     train = _watch(source.text(TRAIN, int(config.size)), int(config.size), entropy, on_progress)
     write_store(folder, "train", train, vocab=config.vocab)
-    known = source.entropy_rate is not None
     return {
         "tokenizer": "bytes" if config.source == "ngram" else "none",
         "bytes_per_token": 1.0,  # symbols that are not text count as one byte
         "source_hash": source.source_hash,
-        "entropy_rate": source.entropy_rate if known else entropy.mean,
-        "entropy_rate_se": 0.0 if known else entropy.standard_error,
-        "entropy_method": "closed form"
-        if known
-        else f"mean of -log p over {entropy.tokens} sampled tokens, standard error from means of {EntropyMeter.BLOCK} tokens",
+        **(_exactly(source.entropy_rate) if source.entropy_rate else entropy.summary()),
+    }
+
+
+def _exactly(entropy_rate: float) -> dict[str, Any]:
+    return {
+        "entropy_rate": float(entropy_rate),
+        "entropy_rate_se": 0.0,
+        "entropy_method": "closed form",
     }
 
 
@@ -116,7 +119,8 @@ class MarkovSource:
         """Make the source of one vocabulary size and seed."""
         if vocab > MARKOV_VOCAB:
             raise ConfigError(
-                f"data.vocab={vocab}: source=markov keeps a table of vocab^2. Set data.vocab to {MARKOV_VOCAB} or less."
+                f"data.vocab={vocab}: source=markov keeps a table of vocab^2. Set data.vocab to "
+                f"{MARKOV_VOCAB} or less."
             )
         self.seed = seed
         self.p = zipf(vocab)
@@ -225,6 +229,15 @@ class EntropyMeter:
         self._sum -= float(np.sum(logprob))
         whole = len(logprob) // self.BLOCK * self.BLOCK
         self._blocks.append(-logprob[:whole].reshape(-1, self.BLOCK).mean(axis=1))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the entropy rate, its standard error and how both were found."""
+        return {
+            "entropy_rate": self.mean,
+            "entropy_rate_se": self.standard_error,
+            "entropy_method": f"mean of -log p over {self.tokens} sampled tokens; "
+            f"standard error from means of {self.BLOCK}",
+        }
 
     @property
     def mean(self) -> float | None:

@@ -50,7 +50,8 @@ class GrammarSource:
         """
         if rules > vocab:
             raise ConfigError(
-                f"data.rules={rules}: above data.vocab={vocab} there are more productions than pairs. Set data.rules={vocab} or less."
+                f"data.rules={rules}: above data.vocab={vocab} there are more productions than "
+                f"pairs. Set data.rules={vocab} or less."
             )
         self.vocab, self.depth, self.seed = vocab, depth, seed
         self.p = zipf(rules, exponent)
@@ -86,7 +87,7 @@ class GrammarSource:
         return out.reshape(-1)[: len(tokens)]
 
     def _grow(self, uniform: np.ndarray) -> np.ndarray:
-        """Return sentences [n, 2^depth]: the root from the first number, each node's rule from one more."""
+        """Return sentences [n, 2^depth]: the first number draws the root, each other one a rule."""
         symbols = np.minimum((uniform[:, :1] * self.vocab).astype(np.int64), self.vocab - 1)
         for depth, level in enumerate(self.levels):
             rule = draw(self.p, uniform[:, 2**depth : 2 ** (depth + 1)])

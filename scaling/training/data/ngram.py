@@ -200,7 +200,7 @@ def _assemble(order: int, before: np.ndarray, columns: dict[str, np.ndarray]) ->
 
 
 def _count_levels(text: np.ndarray, order: int) -> list[_Level]:
-    """Return the counts for each context length 0 to `order`; longest words are sorted only once."""
+    """Return the counts for each context length from 0 to `order`."""
     ring = np.concatenate(
         [np.resize(text[::-1], order)[::-1], text]
     )  # a text may be shorter than a context

@@ -85,7 +85,7 @@ def _feistel(index: np.ndarray, a: int, b: int, keys: tuple[int, ...]) -> np.nda
 
 
 def _mix(x: np.ndarray, key: int) -> np.ndarray:
-    """Hash 64-bit words: the finaliser of SplitMix64 (Steele et al. 2014); wraps around by design."""
+    """Hash 64-bit words by SplitMix64's finaliser (Steele et al. 2014); wraps around by design."""
     x = (x + np.uint64(key)) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -37,7 +37,7 @@ def uniforms(seed: int, stream: int, length: int, *, size: int = CHUNK) -> Itera
 
 
 def hash_table(*tables: np.ndarray) -> str:
-    """Return a hash of probability tables; probabilities are rounded, for machines differ in the last bit."""
+    """Return a hash of tables; probabilities are rounded, for machines differ in the last bit."""
     digest = hashlib.sha256()
     for table in tables:
         whole = np.round(table * 2.0**40) if table.dtype.kind == "f" else table

@@ -43,14 +43,15 @@ def stdlib_files(root: str | Path | None = None) -> list[Path]:
         found += [Path(folder) / name for name in keep]
     if not found:
         raise DataError(
-            f"data.source=stdlib: no .py files in {root}. This Python keeps its library elsewhere (a zip file, perhaps); "
+            f"data.source=stdlib: no .py files in {root}. This Python keeps its library elsewhere "
+            "(a zip file, perhaps); "
             "use an ordinary CPython, or data.source=text with data.path."
         )
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
 def stdlib_documents(root: str | Path | None = None) -> Iterator[str]:
-    """Yield the standard library's source files as text; the few that are not UTF-8 are left out."""
+    """Yield the standard library's source files as text, without the few that are not UTF-8."""
     for path in stdlib_files(root):
         try:
             yield path.read_bytes().decode("utf-8")

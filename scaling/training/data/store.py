@@ -186,7 +186,8 @@ def _open_shard(path: Path) -> tuple[np.ndarray, int, str]:
         header = file.read(HEADER_BYTES)
     if len(header) < HEADER_BYTES:
         raise DataError(
-            f"{path}: truncated, {len(header)} bytes where a header has {HEADER_BYTES}. {_cure(path)}"
+            f"{path}: truncated, {len(header)} bytes where a header has {HEADER_BYTES}. "
+            f"{_cure(path)}"
         )
     body, (crc,) = header[: HEADER.size], struct.unpack_from("<I", header, HEADER.size)
     magic, version, width, vocab, count, digest = HEADER.unpack(body)

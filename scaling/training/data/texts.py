@@ -34,7 +34,10 @@ def text_documents(path: str, *, text_key: str = "text", stream_bytes: float = 0
         return
     read = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     for file in text_files(path):
-        yield from read[file.suffix](file, text_key)
+        try:
+            yield from read[file.suffix](file, text_key)
+        except PermissionError as error:
+            raise DataError(f"{file}: cannot be read. Check its permissions.") from error
 
 
 def is_streamed(path: str) -> bool:
@@ -60,7 +63,8 @@ def text_files(path: str) -> list[Path]:
         ] * root.is_file()
     if not found:
         raise DataError(
-            f"data.path={path!r}: no such file and no {', '.join(KINDS)} files in it (looked in {root.absolute()}). Check the path."
+            f"data.path={path!r}: no such file and no {', '.join(KINDS)} files in it (looked in "
+            f"{root.absolute()}). Check the path."
         )
     if strange := [file for file in found if file.suffix not in KINDS]:
         raise DataError(
@@ -70,7 +74,7 @@ def text_files(path: str) -> list[Path]:
 
 
 def text_identity(path: str | None, size: float) -> str:
-    """Return a hash that changes with the files' names, sizes or times; or a dataset's name and size."""
+    """Return a hash of the files' names, sizes and times; for a dataset its name and size."""
     if path is None or is_streamed(path):
         return f"{path} {size:.0f}"
     stats = [(file, file.stat()) for file in text_files(path)]
@@ -78,7 +82,7 @@ def text_identity(path: str | None, size: float) -> str:
 
 
 def cut_text(text: str, piece: int = PIECE) -> Iterator[str]:
-    """Yield pieces of about `piece` characters or less, cut at the last blank line, line or space."""
+    """Yield pieces of at most `piece` characters, cut at the last blank line, line or space."""
     while len(text) > piece:
         cuts = (text.rfind(mark, 1, piece) for mark in ("\n\n", "\n", " "))
         cut = next((place for place in cuts if place > piece // 2), piece - 1) + 1
@@ -101,7 +105,8 @@ def _read_jsonl(file: Path, text_key: str) -> Iterator[str]:
                 row = json.loads(_decode(where, line))
             except json.JSONDecodeError as error:
                 raise DataError(
-                    f'{where}: not JSON ({error.msg}). Each line is one object such as {{"{text_key}": "..."}}.'
+                    f"{where}: not JSON ({error.msg}). "
+                    f'Each line is one object such as {{"{text_key}": "..."}}.'
                 ) from error
             yield _text_of(row, text_key, where)
 
@@ -111,7 +116,8 @@ def _read_parquet(file: Path, text_key: str) -> Iterator[str]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise DataError(
-            f"{file}: reading .parquet needs the package `pyarrow`. Install it: pip install 'scaling-lab[hf]', or give .jsonl."
+            f"{file}: reading .parquet needs the package `pyarrow`. Install it: pip install "
+            "'scaling-lab[hf]', or give .jsonl."
         ) from error
     try:
         table = parquet.ParquetFile(file)
@@ -132,7 +138,8 @@ def _stream_dataset(name: str, text_key: str, stream_bytes: float) -> Iterator[s
         from datasets import load_dataset
     except ImportError as error:
         raise DataError(
-            f"data.path={name!r}: no such file or folder, and a Hugging Face dataset needs the package `datasets`. "
+            f"data.path={name!r}: no such file or folder, and a Hugging Face dataset needs the "
+            "package `datasets`. "
             "Check the path, or install it: pip install 'scaling-lab[hf]'."
         ) from error
     dataset, _, configuration = name.partition(":")
@@ -140,7 +147,8 @@ def _stream_dataset(name: str, text_key: str, stream_bytes: float) -> Iterator[s
         rows = load_dataset(dataset, configuration or None, split="train", streaming=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"data.path={name!r}: no such file or folder, and no such dataset could be reached ({str(error).splitlines()[0]}). "
+            f"data.path={name!r}: no such file or folder, and no such dataset could be reached "
+            f"({str(error).splitlines()[0]}). "
             "Check the name (`name` or `name:configuration`) and the connection."
         ) from error
     read = 0
@@ -167,5 +175,6 @@ def _decode(where: Path | str, raw: bytes) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where}: not UTF-8 at byte {error.start}. Convert it, for example with iconv -t UTF-8."
+            f"{where}: not UTF-8 at byte {error.start}. Convert it, for example with iconv -t "
+            "UTF-8."
         ) from error

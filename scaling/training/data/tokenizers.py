@@ -80,7 +80,8 @@ def train_bpe(texts: Iterable[str], *, vocab: int) -> FastTokenizer:
 
     if vocab < 257:
         raise ConfigError(
-            f"data.vocab={vocab}: byte-level BPE needs 257 or more (256 bytes and end-of-text). Set data.vocab=512."
+            f"data.vocab={vocab}: byte-level BPE needs 257 or more (256 bytes and end-of-text). "
+            "Set data.vocab=512."
         )
     backend = hf.Tokenizer(hf.models.BPE())
     backend.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -95,7 +96,8 @@ def train_bpe(texts: Iterable[str], *, vocab: int) -> FastTokenizer:
     trained = FastTokenizer(backend, name="bpe")
     if trained.vocab != vocab:
         raise DataError(
-            f"data.vocab={vocab}: the training text yields only {trained.vocab} BPE entries. Set data.vocab={trained.vocab} or give more text."
+            f"data.vocab={vocab}: the training text yields only {trained.vocab} BPE entries. Set "
+            f"data.vocab={trained.vocab} or give more text."
         )
     return trained
 
@@ -103,8 +105,8 @@ def train_bpe(texts: Iterable[str], *, vocab: int) -> FastTokenizer:
 def load_tokenizer(name: str) -> Tokenizer:
     """Return `bytes`, or a Hugging Face tokenizer by folder, file or name.
 
-    A folder needs its tokenizer.json (or `transformers` installed to read other kinds). A name is
-    looked up by `transformers` in the local hub cache and then, unless HF_HUB_OFFLINE is set, online.
+    A folder needs its tokenizer.json. A name is looked up by `transformers` in the local hub cache
+    and then, unless HF_HUB_OFFLINE is set, online.
 
     Raises:
         DataError: there is no such tokenizer; says where it was looked for.
@@ -122,7 +124,8 @@ def check_vocab(tokenizer: Tokenizer, vocab: int) -> None:
     """Raise ConfigError, with both numbers, unless `data.vocab` is what the tokenizer has."""
     if tokenizer.vocab != vocab:
         raise ConfigError(
-            f"data.vocab={vocab}, but the tokenizer {tokenizer.name!r} has {tokenizer.vocab} tokens. Set data.vocab={tokenizer.vocab}."
+            f"data.vocab={vocab}, but the tokenizer {tokenizer.name!r} has {tokenizer.vocab} "
+            f"tokens. Set data.vocab={tokenizer.vocab}."
         )
 
 
@@ -155,7 +158,8 @@ def _load_file(file: Path, name: str) -> FastTokenizer:
         backend = hf.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises a bare Exception for a file it cannot parse
         raise DataError(
-            f"data.tokenizer={name!r}: {file} is not a tokenizer.json ({error}). Save it again with `tokenizer.save`."
+            f"data.tokenizer={name!r}: {file} is not a tokenizer.json ({error}). Save it again "
+            "with `tokenizer.save`."
         ) from error
     return FastTokenizer(backend, name=name, end_of_text=_configured_end(file.parent))
 
@@ -174,18 +178,21 @@ def _load_pretrained(name: str) -> FastTokenizer:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise DataError(
-            f"data.tokenizer={name!r}: no such folder or tokenizer.json, and looking up a name needs the "
+            f"data.tokenizer={name!r}: no such folder or tokenizer.json, and looking up a name "
+            "needs the "
             "package `transformers`. Give a folder, or install it: pip install 'scaling-lab[hf]'."
         ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"data.tokenizer={name!r}: no such folder, and not found on the Hugging Face hub ({str(error).splitlines()[0]}). "
+            f"data.tokenizer={name!r}: no such folder, and not found on the Hugging Face hub "
+            f"({str(error).splitlines()[0]}). "
             "Check the name and the connection, or give a folder that holds tokenizer.json."
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(
-            f"data.tokenizer={name!r}: has no fast version. Convert it to a tokenizer.json and give its folder."
+            f"data.tokenizer={name!r}: has no fast version. Convert it to a tokenizer.json and "
+            "give its folder."
         )
     return FastTokenizer(tokenizer.backend_tokenizer, name=name, end_of_text=tokenizer.eos_token)
