@@ -44,7 +44,9 @@ class Progress:
     row_seconds: float = 0.0
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> Path:
     """Write `checkpoint/step-N.safetensors` and drop all but the last two."""
     tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters()}
     tensors |= {f"optim.{key}.{n}": value for n, key, value in _moments(model, optimizer)}
@@ -69,7 +71,9 @@ def load_checkpoint(
             tensors, values = _read(path)
             progress = Progress(**values)
             if progress.run_hash != run_hash:
-                raise CheckpointError(f"{path}: belongs to run {progress.run_hash}, not to {run_hash}.")
+                raise CheckpointError(
+                    f"{path}: belongs to run {progress.run_hash}, not to {run_hash}."
+                )
             _restore(model, optimizer, tensors)
         except CheckpointError as error:
             problems.append(str(error))
@@ -80,7 +84,9 @@ def load_checkpoint(
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the training checkpoints of a run, newest first."""
-    return sorted((p for p in (folder / FOLDER).glob("step-*") if _NAME.fullmatch(p.name)), reverse=True)
+    return sorted(
+        (p for p in (folder / FOLDER).glob("step-*") if _NAME.fullmatch(p.name)), reverse=True
+    )
 
 
 def save_weights(folder: Path, model: nn.Module) -> Path:
@@ -107,10 +113,16 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, str, Tensor]]:
-    return [(n, key, value) for n, p in model.named_parameters() for key, value in optimizer.state[p].items()]
+    return [
+        (n, key, value)
+        for n, p in model.named_parameters()
+        for key, value in optimizer.state[p].items()
+    ]
 
 
-def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def _restore(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
     _copy_parameters(model, tensors, "model.")
     for name, parameter in model.named_parameters():
         state = {}
@@ -127,7 +139,9 @@ def _copy_parameters(model: nn.Module, tensors: dict[str, Tensor], prefix: str) 
             value = tensors.get(prefix + name)
             if value is None or value.shape != parameter.shape:
                 found = "not there" if value is None else f"of shape {tuple(value.shape)}"
-                raise CheckpointError(f"checkpoint: {name} is {found}; the model has {tuple(parameter.shape)}. Delete the folder.")
+                raise CheckpointError(
+                    f"checkpoint: {name} is {found}; the model has {tuple(parameter.shape)}. Delete the folder."
+                )
             parameter.copy_(value)
 
 
@@ -153,11 +167,17 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict]:
         tensors = load_file(path)
         values = json.loads(metadata["progress"])
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: not there. Train the run with train.keep_checkpoint=true.") from None
+        raise CheckpointError(
+            f"{path}: not there. Train the run with train.keep_checkpoint=true."
+        ) from None
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}). Delete it; the run goes on from an older one.") from None
+        raise CheckpointError(
+            f"{path}: damaged ({error}). Delete it; the run goes on from an older one."
+        ) from None
     if metadata.get("sha256") != _digest(tensors, metadata["progress"]):
-        raise CheckpointError(f"{path}: damaged (checksum differs). Delete it; the run goes on from an older one.")
+        raise CheckpointError(
+            f"{path}: damaged (checksum differs). Delete it; the run goes on from an older one."
+        )
     return tensors, values
 
 

@@ -46,7 +46,9 @@ class Claim:
                 )
             else:
                 self._remove(holder)
-        raise TrainError(f"{self.path}: cannot be claimed. If no process trains this run, delete the file.")
+        raise TrainError(
+            f"{self.path}: cannot be claimed. If no process trains this run, delete the file."
+        )
 
     def __exit__(self, *_: object) -> None:
         holder = _read(self.path)

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 
+from scaling.study.config import TrainConfig
 from scaling.study.errors import ConfigError, TrainError
-from scaling.study.plan import RunPlan
+from scaling.study.flops import flops_per_token
 from scaling.study.shape import ModelShape, count_params
 from scaling.study.units import format_quantity
 
@@ -75,24 +76,23 @@ class Engine:
         return used * (1 if platform.system() == "Darwin" else 1024)
 
 
-def choose_engine(plan: RunPlan) -> Engine:
-    """Choose what `train.*` leaves open.
+def choose_engine(shape: ModelShape, *, batch_seqs: int, train: TrainConfig) -> Engine:
+    """Choose what `train.*` leaves open, for a shape and sequences per step.
 
     Raises:
         ConfigError: the device asked for is not there.
         TrainError: the run does not fit in memory.
     """
-    train, shape = plan.config.train, plan.shape
     device = _device(train.device)
     if train.threads is not None:
         torch.set_num_threads(train.threads)
     attention = train.attention
-    if attention == "auto":
+    if attention == "auto":  # scores of T x T are kept: beyond 512 positions their memory decides
         attention = "matmul" if device.type == "cpu" and shape.context <= 512 else "sdpa"
+    seqs = _micro_seqs(shape, batch_seqs, train, device, attention)
     precision = train.precision
-    seqs = _micro_seqs(plan, device, attention)
     if precision == "auto":
-        flops = float(plan.flops.counted) * seqs * shape.context
+        flops = float(flops_per_token(shape).counted) * seqs * shape.context
         precision = "bfloat16" if _likes_bfloat16(device, flops) else "float32"
     return Engine(
         device=device, precision=precision, attention=attention, micro_seqs=seqs,
@@ -125,32 +125,34 @@ def available_memory(device: torch.device) -> float:
     return min(_free_by_meminfo(), _free_by_cgroup())
 
 
-def _micro_seqs(plan: RunPlan, device: torch.device, attention: str) -> int:
+def _micro_seqs(
+    shape: ModelShape, batch_seqs: int, train: TrainConfig, device: torch.device, attention: str
+) -> int:
     """Choose the sequences per forward pass; refuse a run that cannot fit even with one."""
-    asked = plan.config.train.micro_batch_tokens
-    free, shape = available_memory(device), plan.shape
-    tokens = asked or MICRO_TOKENS.get(device.type, 8192)
-    seqs = min(plan.batch_seqs, max(1, int(tokens // shape.context)))
-    parts = math.ceil(plan.batch_seqs / seqs)
-    seqs = math.ceil(plan.batch_seqs / parts)  # equal parts where they can be
-    while asked is None and seqs > 1 and memory_estimate(shape, seqs, attention=attention) > 0.9 * free:
+
+    def need(seqs: int) -> float:
+        return memory_estimate(shape, seqs, attention=attention)
+
+    asked, free = train.micro_batch_tokens, available_memory(device)
+    most = max(1, int((asked or MICRO_TOKENS.get(device.type, 8192)) // shape.context))
+    seqs = math.ceil(batch_seqs / math.ceil(batch_seqs / most))  # equal parts where they can be
+    while asked is None and seqs > 1 and need(seqs) > 0.9 * free:
         seqs = math.ceil(seqs / 2)
-    need = memory_estimate(shape, seqs, attention=attention)
-    if need > free:
-        raise TrainError(_too_large(plan, need, free, seqs, attention))
-    return seqs
-
-
-def _too_large(plan: RunPlan, need: float, free: float, seqs: int, attention: str) -> str:
-    text = f"{plan.run_id}: needs about {need / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are free. "
-    if memory_estimate(plan.shape, 1, attention=attention) <= free:
-        while seqs > 1 and memory_estimate(plan.shape, seqs, attention=attention) > free:
+    if need(seqs) <= free:
+        return seqs
+    text = f"model: needs about {need(seqs) / 2**30:,.1f} GiB of memory and {free / 2**30:,.1f} GiB are free on {device}. "
+    if need(1) <= free:
+        while need(seqs) > free:
             seqs //= 2
-        return text + f"Set train.micro_batch_tokens={seqs * plan.shape.context}."
-    if 16.0 * plan.counts.total > free:
+        raise TrainError(f"{text}Set train.micro_batch_tokens={seqs * shape.context}.")
+    if 16.0 * count_params(shape).total > 0.9 * free:
         fits = format_quantity(0.5 * free / 16)
-        return text + f"Weights, gradients and moments alone need 16 bytes per parameter: use a larger device, or a model of at most about {fits} parameters (model.params={fits})."
-    return text + "Even one sequence does not fit: shorten model.context, or use a larger device."
+        raise TrainError(
+            f"{text}Weights, gradients and moments alone take 16 bytes per parameter. Use a larger device, or a model of about {fits} (model.params={fits})."
+        )
+    raise TrainError(
+        f"{text}Even one sequence at a time does not fit. Use a shorter model.context, or a larger device."
+    )
 
 
 def _device(name: str) -> torch.device:
@@ -161,14 +163,20 @@ def _device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
-        raise ConfigError(f"train.device: {name!r} cannot be used ({first}). Set train.device=auto or cpu.") from None
+        raise ConfigError(
+            f"train.device: {name!r} cannot be used ({first}). Set train.device=auto or cpu."
+        ) from None
     return device
 
 
 def _likes_bfloat16(device: torch.device, flops: float) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and flops >= BF16_MIN_FLOPS and not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
+    return (
+        device.type == "cpu"
+        and flops >= BF16_MIN_FLOPS
+        and not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
+    )
 
 
 def _cpu_flags() -> set[str]:
@@ -185,13 +193,17 @@ def _cpuinfo(key: str) -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == key), "")
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == key), ""
+    )
 
 
 def _free_by_meminfo() -> float:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        return next(
+            float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+        )
     except (OSError, StopIteration):
         pages = os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in os.sysconf_names else -1
         return float(pages * os.sysconf("SC_PAGE_SIZE")) if pages > 0 else math.inf
@@ -200,7 +212,9 @@ def _free_by_meminfo() -> float:
 def _free_by_cgroup() -> float:
     """Memory limit of a container or Slurm job less what it uses (cgroup v2)."""
     try:
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{n}").read_text().strip() for n in ("max", "current"))
+        limit, used = (
+            Path(f"/sys/fs/cgroup/memory.{n}").read_text().strip() for n in ("max", "current")
+        )
         return math.inf if limit == "max" else float(limit) - float(used)
     except (OSError, ValueError):
         return math.inf

@@ -70,7 +70,12 @@ def evaluate(
                 index = np.asarray(first)[:, None] + np.arange(inputs.shape[1])
                 truths.append(-data.true_logprob[index].astype(np.float64).mean(1))
     model.train()
-    return summarise(np.concatenate(losses), np.concatenate(truths) if truths else None, data.bytes_per_token, context)
+    return summarise(
+        np.concatenate(losses),
+        np.concatenate(truths) if truths else None,
+        data.bytes_per_token,
+        context,
+    )
 
 
 def summarise(
@@ -79,15 +84,15 @@ def summarise(
     """Turn mean losses per sequence [sequences] into an evaluation."""
     loss = float(losses.mean())
     per_byte = loss / math.log(2) / bytes_per_token if bytes_per_token else None
-    known = truths is not None
+    gaps = None if truths is None else losses - truths
     return Evaluation(
         loss=loss,
         loss_se=_standard_error(losses),
         tokens=len(losses) * context,
         bits_per_byte=per_byte,
-        true_loss=float(truths.mean()) if known else None,
-        excess=float((losses - truths).mean()) if known else None,
-        excess_se=_standard_error(losses - truths) if known else None,
+        true_loss=None if truths is None else float(truths.mean()),
+        excess=None if gaps is None else float(gaps.mean()),
+        excess_se=None if gaps is None else _standard_error(gaps),
     )
 
 

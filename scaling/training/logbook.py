@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -57,7 +58,9 @@ def check_writable(folder: Path) -> None:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise TrainError(f"{folder}: cannot be written ({error.strerror}). Set results=FOLDER to one that can, or free it.") from None
+        raise TrainError(
+            f"{folder}: cannot be written ({error.strerror}). Set results=FOLDER to one that can, or free it."
+        ) from None
 
 
 class Logbook:
@@ -71,8 +74,13 @@ class Logbook:
         self.record = _planned_record(plan)
         if (self.folder / "run.json").exists():
             before = read_record(self.folder)
-            self.record = self.record.replace(started_at=before.started_at, resumes=before.resumes, seconds=before.seconds)
-        write_atomic(self.folder / "config.yaml", yaml.safe_dump(plan.config.to_dict(), sort_keys=False, allow_unicode=True))
+            self.record = self.record.replace(
+                started_at=before.started_at, resumes=before.resumes, seconds=before.seconds
+            )
+        write_atomic(
+            self.folder / "config.yaml",
+            yaml.safe_dump(plan.config.to_dict(), sort_keys=False, allow_unicode=True),
+        )
         self.refresh(now=True)
 
     def describe(self, engine: Engine, data: TokenData) -> None:
@@ -96,7 +104,9 @@ class Logbook:
     def go_on_from(self, step: int) -> None:
         """Cut the rows that a resumed run will write again, and start the tracker."""
         self.rows = [row for row in read_metrics(self.folder) if row["step"] <= step]
-        write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+        write_atomic(
+            self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows)
+        )
         if step:
             self.record = self.record.replace(resumes=self.record.resumes + 1)
             self.note(f"continued from step {step} of {self.plan.steps}")
@@ -165,7 +175,11 @@ class Logbook:
 
     def _progress(self) -> dict[str, Any]:
         """What a progress line shows: the newest value of each."""
-        values: dict[str, Any] = {"step": self.record.steps, "steps": self.plan.steps, "tokens": self.record.tokens}
+        values: dict[str, Any] = {
+            "step": self.record.steps,
+            "steps": self.plan.steps,
+            "tokens": self.record.tokens,
+        }
         for key in ("train_loss", "val_loss", "tokens_per_second"):
             values[key] = next((row[key] for row in reversed(self.rows) if key in row), None)
         return values
@@ -201,15 +215,12 @@ def _finite(value: float | None) -> float | None:
 @functools.cache
 def _software() -> dict[str, str]:
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    try:
+    with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout that is not installed
         versions["scaling"] = metadata.version("scaling-lab")
-    except metadata.PackageNotFoundError:
-        pass  # run from a checkout that is not installed
     root = Path(__file__).parents[2]
     if (root / ".git").exists():
-        try:
-            done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # no git, or no commit yet
+            command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
             versions["commit"] = done.stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            pass  # no git here, or no commit yet
     return versions

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scaling.study.shape import ModelShape
+from scaling.training.attention import attend_matmul
 
 NORM_EPS = 1e-5  # GPT-2 and Llama 2
 
@@ -32,21 +33,31 @@ class Transformer(nn.Module):
     Build it under `torch.device("meta")` to count parameters without memory.
     """
 
+    turn_TQ2: Tensor | None
+    wave_TD: Tensor | None
+
     def __init__(self, shape: ModelShape, *, attention: str = "sdpa") -> None:
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab, shape.width)
-        self.position = _position(shape)
+        self.position = (
+            nn.Parameter(torch.empty(shape.context, shape.width))
+            if shape.position == "learned"
+            else None
+        )
         self.blocks = nn.ModuleList(Block(shape, attention) for _ in range(shape.layers))
         self.norm = _norm(shape)
         self.head = nn.Linear(shape.width, shape.vocab, bias=False)
         if shape.tied:
             self.head.weight = self.embedding.weight
-        tables = _rotary_tables(shape) if shape.position == "rotary" else (None, None)
-        self.register_buffer("cos_TQ", tables[0], persistent=False)
-        self.register_buffer("sin_TQ", tables[1], persistent=False)
+        table = _rotary_table(shape) if shape.position == "rotary" else None
+        self.register_buffer("turn_TQ2", table, persistent=False)
+        wave = _sinusoids(shape) if shape.position == "sinusoidal" else None
+        self.register_buffer("wave_TD", wave, persistent=False)
 
-    def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None, *, reduction: str = "mean") -> Tensor:
+    def forward(
+        self, tokens_BT: Tensor, targets_BT: Tensor | None = None, *, reduction: str = "mean"
+    ) -> Tensor:
         """Return logits [B, T, V]; with targets, the cross-entropy in nats per token.
 
         Args:
@@ -58,14 +69,18 @@ class Transformer(nn.Module):
         x_BTD = self.embedding(tokens_BT)
         if self.position is not None:
             x_BTD = x_BTD + self.position[:T]
-        rotation = None if self.cos_TQ is None else (self.cos_TQ[:T], self.sin_TQ[:T])
+        elif self.wave_TD is not None:
+            x_BTD = x_BTD + self.wave_TD[:T]
+        turn_TQ2 = None if self.turn_TQ2 is None else self.turn_TQ2[:T]
         for block in self.blocks:
-            x_BTD = block(x_BTD, rotation)
+            x_BTD = block(x_BTD, turn_TQ2)
         logits_BTV = self.head(self.norm(x_BTD))
         if targets_BT is None:
             return logits_BTV
         # a sum over V in bfloat16 would cost about 0.01 nats of precision
-        loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction=reduction)
+        loss = F.cross_entropy(
+            logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction=reduction
+        )
         return loss if reduction == "mean" else loss.view_as(targets_BT)
 
     @torch.no_grad()
@@ -93,9 +108,7 @@ class Transformer(nn.Module):
                 if module.bias is not None:
                     module.bias.zero_()
             elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
-                module.weight.fill_(1.0)
-                if getattr(module, "bias", None) is not None:
-                    module.bias.zero_()
+                module.reset_parameters()
         return self
 
 
@@ -109,13 +122,15 @@ class Block(nn.Module):
         self.ffn_norm = _norm(shape)
         self.ffn = FeedForward(shape)
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation)
+    def forward(self, x_BTD: Tensor, turn_TQ2: Tensor | None) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2)
         return x_BTD + self.ffn(self.ffn_norm(x_BTD))
 
 
 class Attention(nn.Module):
     """Causal self-attention with H query heads sharing G key and value heads."""
+
+    mask_TT: Tensor
 
     def __init__(self, shape: ModelShape, kernel: str) -> None:
         super().__init__()
@@ -128,10 +143,12 @@ class Attention(nn.Module):
             per_head = s.qk_norm == "head"
             self.q_norm = nn.RMSNorm(s.head_size * (1 if per_head else s.heads), eps=NORM_EPS)
             self.k_norm = nn.RMSNorm(s.head_size * (1 if per_head else s.kv_heads), eps=NORM_EPS)
-        mask_TT = torch.full((s.context, s.context), -math.inf).triu(1) if kernel == "matmul" else None
+        mask_TT = (
+            torch.full((s.context, s.context), -math.inf).triu(1) if kernel == "matmul" else None
+        )
         self.register_buffer("mask_TT", mask_TT, persistent=False)
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, turn_TQ2: Tensor | None) -> Tensor:
         B, T, _ = x_BTD.shape
         H, G, Q = self.H, self.G, self.Q
         qkv = self.qkv(x_BTD)
@@ -139,25 +156,23 @@ class Attention(nn.Module):
             q, k, v = qkv.split([H * Q, G * Q, G * Q], dim=-1)
             qkv = torch.cat([self.q_norm(q), self.k_norm(k), v], dim=-1)
         # heads first and contiguous: one copy, after which every slice of heads is a free view
-        qk_HBTQ, v_GBTQ = qkv.view(B, T, H + 2 * G, Q).permute(2, 0, 1, 3).contiguous().split([H + G, G])
+        qk_HBTQ, v_GBTQ = (
+            qkv.view(B, T, H + 2 * G, Q).permute(2, 0, 1, 3).contiguous().split([H + G, G])
+        )
         if self.qk_norm == "head":
             q_HBTQ, k_GBTQ = qk_HBTQ.split([H, G])
             qk_HBTQ = torch.cat([self.q_norm(q_HBTQ), self.k_norm(k_GBTQ)])
-        if rotation is not None:
-            qk_HBTQ = _rotate(qk_HBTQ, *rotation)
+        if turn_TQ2 is not None:
+            qk_HBTQ = _rotate(qk_HBTQ, turn_TQ2)
         q_HBTQ, k_GBTQ = qk_HBTQ.split([H, G])
-        k_HBTQ, v_HBTQ = (t.repeat_interleave(H // G, dim=0) if G < H else t for t in (k_GBTQ, v_GBTQ))
-        attend = self._attend_matmul if self.kernel == "matmul" else self._attend_sdpa
-        y_HBTQ = attend(q_HBTQ, k_HBTQ, v_HBTQ)
+        k_HBTQ, v_HBTQ = (
+            t.repeat_interleave(H // G, dim=0) if G < H else t for t in (k_GBTQ, v_GBTQ)
+        )
+        if self.kernel == "matmul":
+            y_HBTQ = attend_matmul(q_HBTQ, k_HBTQ, v_HBTQ, self.mask_TT[:T, :T])
+        else:
+            y_HBTQ = self._attend_sdpa(q_HBTQ, k_HBTQ, v_HBTQ)
         return self.out(y_HBTQ.permute(1, 2, 0, 3).reshape(B, T, H * Q))
-
-    def _attend_matmul(self, q_HBTQ: Tensor, k_HBTQ: Tensor, v_HBTQ: Tensor) -> Tensor:
-        """Softmax(q k' / sqrt(Q) + mask) v as plain matrix products over the H·B batch."""
-        H, B, T, Q = q_HBTQ.shape
-        q, k, v = (t.reshape(H * B, T, Q) for t in (q_HBTQ, k_HBTQ, v_HBTQ))
-        mask = self.mask_TT[:T, :T].to(q.dtype)
-        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=1 / math.sqrt(Q))
-        return torch.bmm(scores.softmax(-1), v).view(H, B, T, Q)
 
     @staticmethod
     def _attend_sdpa(q_HBTQ: Tensor, k_HBTQ: Tensor, v_HBTQ: Tensor) -> Tensor:
@@ -166,24 +181,28 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """down(activation(up(x))); SwiGLU multiplies by a gate, computed in the same product as `up`."""
+    """down(activation(up(x))); SwiGLU is down(silu(gate(x)) · up(x))."""
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.activation = shape.activation
-        wide = 2 * shape.ffn if shape.activation == "swiglu" else shape.ffn
-        self.up = nn.Linear(shape.width, wide, bias=shape.bias)
+        # two matrices, not one of double width: halves of a row are slow to multiply on CPU
+        self.gate = (
+            nn.Linear(shape.width, shape.ffn, bias=shape.bias)
+            if shape.activation == "swiglu"
+            else None
+        )
+        self.up = nn.Linear(shape.width, shape.ffn, bias=shape.bias)
         self.down = _writer(shape.ffn, shape.width, shape.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        h = self.up(x_BTD)
-        if self.activation == "swiglu":  # Shazeer 2020, arXiv:2002.05202
-            gate_BTF, up_BTF = h.chunk(2, dim=-1)
-            h_BTF = F.silu(gate_BTF) * up_BTF
+        h_BTF = self.up(x_BTD)
+        if self.gate is not None:  # Shazeer 2020, arXiv:2002.05202
+            h_BTF = F.silu(self.gate(x_BTD)) * h_BTF
         elif self.activation == "gelu":
-            h_BTF = F.gelu(h, approximate="tanh")  # GPT-2's form
+            h_BTF = F.gelu(h_BTF, approximate="tanh")  # GPT-2's form
         else:  # So et al. 2021, arXiv:2109.08668
-            h_BTF = F.relu(h).square()
+            h_BTF = F.relu(h_BTF).square()
         return self.down(h_BTF)
 
 
@@ -200,26 +219,39 @@ def _norm(shape: ModelShape) -> nn.Module:
     return nn.LayerNorm(shape.width, eps=NORM_EPS, bias=shape.bias)
 
 
-def _position(shape: ModelShape) -> Tensor | None:
-    """What is added to the embedding: a learned table, a fixed one, or nothing."""
-    if shape.position == "learned":
-        return nn.Parameter(torch.empty(shape.context, shape.width))
-    return None
+def _sinusoids(shape: ModelShape) -> Tensor:
+    """Return the fixed position table [T, D], at the scale of the token embedding.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
+    """
+    exponent_D = torch.arange(shape.width) // 2 * 2 / shape.width
+    angle_TD = torch.outer(torch.arange(shape.context, dtype=torch.float32), 10_000.0**-exponent_D)
+    even_D = torch.arange(shape.width) % 2 == 0
+    return torch.where(even_D, angle_TD.sin(), angle_TD.cos()) * EMBEDDING_STD * math.sqrt(2)
 
 
-def _rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
-    """Return cos and signed sin [T, Q] of each position's rotation.
+def _rotary_table(shape: ModelShape) -> Tensor:
+    """Return cos and sin [T, Q/2, 2] of the angle by which a position turns each pair of channels.
 
-    Channel i is paired with i + Q/2 (as in Llama's public weights); the first half of sin carries
-    the minus sign, so that a rotation is x·cos + roll(x, Q/2)·sin.
+    Channels 2i and 2i+1 are a pair, so that a pair is one complex number.
 
     Source: Su et al. 2021, arXiv:2104.09864.
     """
-    half = torch.arange(0, shape.head_size, 2, dtype=torch.float32) / shape.head_size
-    angle = torch.outer(torch.arange(shape.context, dtype=torch.float32), shape.rotary_base**-half)
-    return torch.cat([angle.cos()] * 2, -1), torch.cat([-angle.sin(), angle.sin()], -1)
+    exponent_Q = torch.arange(0, shape.head_size, 2, dtype=torch.float32) / shape.head_size
+    angle_TQ = torch.outer(
+        torch.arange(shape.context, dtype=torch.float32), shape.rotary_base**-exponent_Q
+    )
+    return torch.stack([angle_TQ.cos(), angle_TQ.sin()], -1)
 
 
-def _rotate(x_HBTQ: Tensor, cos_TQ: Tensor, sin_TQ: Tensor) -> Tensor:
-    """Turn each pair of channels by its position's angle."""
-    return x_HBTQ * cos_TQ + x_HBTQ.roll(x_HBTQ.shape[-1] // 2, -1) * sin_TQ
+def _rotate(x_HBTQ: Tensor, turn_TQ2: Tensor) -> Tensor:
+    """Turn each pair of channels by its position's angle, in float32."""
+    pairs = x_HBTQ.float().unflatten(-1, (-1, 2))
+    if (
+        x_HBTQ.is_cpu and not torch.compiler.is_compiling()
+    ):  # one pass; the compiler knows no complex
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turn_TQ2))
+    else:
+        (a, b), (cos, sin) = pairs.unbind(-1), turn_TQ2.unbind(-1)
+        turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+    return turned.flatten(-2).to(x_HBTQ.dtype)

@@ -62,7 +62,9 @@ class Schedule:
         return 1.0 - (math.sqrt(done) if self.cooldown_shape == "1-sqrt" else done)
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, *, lr: float, weight_decay: float
+) -> torch.optim.AdamW:
     """Return AdamW in its fused form where the device has one.
 
     Matrices that multiply activations decay. Norms and biases do not: decay would pull a gain
@@ -79,7 +81,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig, *, lr: float, weight_
         {"params": others, "weight_decay": 0.0},
     ]
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused)
+    return torch.optim.AdamW(
+        groups, lr=lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused
+    )
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -37,10 +37,14 @@ class Tracker:
             act(self._run)
         except Exception as error:  # wandb's failures have no common base; none may stop a run
             self._run = None
-            self._note(f"tracker: wandb could not {what} ({_first_line(error)}); the run goes on without it")
+            self._note(
+                f"tracker: wandb could not {what} ({_first_line(error)}); the run goes on without it"
+            )
 
 
-def open_tracker(plan: RunPlan, record: RunRecord, *, note: Callable[[str], None]) -> Tracker | None:
+def open_tracker(
+    plan: RunPlan, record: RunRecord, *, note: Callable[[str], None]
+) -> Tracker | None:
     """Start mirroring a run as `tracker.*` asks; null (with a note) where that is not possible."""
     tracker = plan.config.tracker
     if tracker.name == "none" or tracker.mode == "disabled":
@@ -48,14 +52,19 @@ def open_tracker(plan: RunPlan, record: RunRecord, *, note: Callable[[str], None
     try:
         import wandb
     except ImportError:
-        note("tracker: wandb is not installed; the run goes on without it. pip install wandb, or tracker.name=none")
+        note(
+            "tracker: wandb is not installed; the run goes on without it. pip install wandb, or tracker.name=none"
+        )
         return None
     if tracker.mode == "online" and not _has_key(wandb):
-        note("tracker: wandb has no API key, the run goes on without it. Run `wandb login`, or set tracker.mode=offline")
+        note(
+            "tracker: wandb has no API key, the run goes on without it. Run `wandb login`, or set tracker.mode=offline"
+        )
         return None
     try:
         run = wandb.init(
-            project=tracker.project, entity=tracker.entity, group=plan.config.sweep, mode=tracker.mode,
+            project=tracker.project, entity=tracker.entity, group=plan.config.sweep,
+            mode="online" if tracker.mode == "online" else "offline",
             id=plan.run_id, name=plan.run_id, resume="allow", dir=str(plan.folder), job_type=plan.config.role,
             config={**plan.config.to_dict(), "record": record.to_dict()}, settings=_settings(wandb),
         )  # fmt: skip

@@ -13,15 +13,21 @@ from torch import Tensor
 from scaling.study.errors import DataError, TrainError
 from scaling.study.plan import RunPlan
 from scaling.study.record import RunRecord
-from scaling.training.checkpoint import Progress, load_checkpoint, remove_checkpoints, save_checkpoint, save_weights
+from scaling.training.checkpoint import (
+    Progress,
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+    save_weights,
+)
 from scaling.training.claim import Claim
 from scaling.training.data import TokenData, prepare
 from scaling.training.device import Engine, choose_engine
 from scaling.training.evaluate import Evaluation, evaluate
 from scaling.training.interrupt import Interrupt
+from scaling.training.learner import Learner
 from scaling.training.logbook import Logbook, OnProgress, check_writable, finished_record
-from scaling.training.model import Transformer
-from scaling.training.optim import Schedule, build_optimizer, clip_gradients, set_lr
+from scaling.training.optim import Schedule
 
 EVAL_DECADES = 2.0  # validation points spread over the last two decades of tokens
 
@@ -69,7 +75,9 @@ def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
         except torch.OutOfMemoryError as error:
             half = max(1, plan.batch_seqs // 2) * plan.shape.context
             book.end("failed", "out of device memory")
-            raise TrainError(f"{plan.run_id}: out of device memory. Set train.micro_batch_tokens={half} or less.") from error
+            raise TrainError(
+                f"{plan.run_id}: out of device memory. Set train.micro_batch_tokens={half} or less."
+            ) from error
         except Exception as error:  # recorded, whatever it is, and raised again
             book.end("failed", f"{type(error).__name__}: {error}")
             raise
@@ -77,14 +85,16 @@ def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
 
 def _train(plan: RunPlan, book: Logbook, claim: Claim) -> RunRecord:
     # 1. device and data
-    engine = choose_engine(plan)
+    engine = choose_engine(plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train)
     data = prepare(plan.config.data, context=plan.shape.context)
     check_data(plan, data)
     book.describe(engine, data)
 
     # 2. model and optimiser, new or from the last whole checkpoint
     run = Run(plan, engine, data, book)
-    progress, problems = load_checkpoint(plan.folder, run.model, run.optimizer, run_hash=plan.hash)
+    progress, problems = load_checkpoint(
+        plan.folder, run.learner.model, run.learner.optimizer, run_hash=plan.hash
+    )
     for problem in problems:
         book.note(problem)
     run.restore(progress)
@@ -96,7 +106,10 @@ def _train(plan: RunPlan, book: Logbook, claim: Claim) -> RunRecord:
             claim.beat()
             if interrupt.signal:
                 run.save()
-                book.end("running", f"interrupted by {interrupt.signal.name} at step {step}; start it again to go on")
+                book.end(
+                    "running",
+                    f"interrupted by {interrupt.signal.name} at step {step}; start it again to go on",
+                )
                 interrupt.stop()
     if run.diverged:
         return book.end("diverged", run.diverged)
@@ -106,9 +119,12 @@ def _train(plan: RunPlan, book: Logbook, claim: Claim) -> RunRecord:
     book.evaluated(result)
     too_high = math.log(plan.shape.vocab) + DIVERGED_ABOVE
     if not result.loss < too_high:
-        return book.end("diverged", f"final validation loss {result.loss:.3g} is above {too_high:.3g}, worse than uniform guessing. Lower optim.lr_scale.")
+        return book.end(
+            "diverged",
+            f"final validation loss {result.loss:.3g} is above {too_high:.3g}, worse than uniform guessing. Lower optim.lr_scale.",
+        )
     if plan.config.train.keep_checkpoint:
-        save_weights(plan.folder, run.model)
+        save_weights(plan.folder, run.learner.model)
     record = book.end("done")
     remove_checkpoints(plan.folder)
     return record
@@ -121,7 +137,9 @@ def check_data(plan: RunPlan, data: TokenData) -> None:
         DataError: another vocabulary, or more epochs than `data.max_epochs`.
     """
     if data.vocab != plan.shape.vocab:
-        raise DataError(f"data.vocab: the tokenizer has {data.vocab} tokens, the plan {plan.shape.vocab}. Set data.vocab={data.vocab}.")
+        raise DataError(
+            f"data.vocab: the tokenizer has {data.vocab} tokens, the plan {plan.shape.vocab}. Set data.vocab={data.vocab}."
+        )
     epochs, most = plan.tokens / data.unique_tokens, plan.config.data.max_epochs
     if epochs > most:
         raise DataError(
@@ -135,10 +153,9 @@ class Run:
 
     def __init__(self, plan: RunPlan, engine: Engine, data: TokenData, book: Logbook) -> None:
         self.plan, self.engine, self.data, self.book = plan, engine, data, book
-        self.model = Transformer(plan.shape, attention=engine.attention).init_weights(plan.config.seed).to(engine.device)
-        self.forward = torch.compile(self.model, dynamic=False) if engine.compile else self.model
-        self.optimizer = build_optimizer(self.model, plan.config.optim, lr=plan.lr, weight_decay=plan.weight_decay)
-        self.parameters: list[Tensor] = list(self.model.parameters())
+        self.learner = Learner(
+            plan.shape, engine, optim=plan.config.optim, lr=plan.lr, weight_decay=plan.weight_decay, seed=plan.config.seed
+        )  # fmt: skip
         self.schedule = Schedule.from_plan(plan)
         self.loss_sum = torch.zeros((), dtype=torch.float32, device=engine.device)
         self.diverged: str | None = None
@@ -148,7 +165,11 @@ class Run:
         """Take up the counters of a checkpoint."""
         self.step, self.loss_count = progress.step, progress.loss_count
         self.loss_sum.fill_(progress.loss_sum)
-        self.seconds, self.train_seconds, self.row_seconds = progress.seconds, progress.train_seconds, progress.row_seconds
+        self.seconds, self.train_seconds, self.row_seconds = (
+            progress.seconds,
+            progress.train_seconds,
+            progress.row_seconds,
+        )
         self._mark = self._saved = time.perf_counter()
 
     def steps(self) -> Iterator[int]:
@@ -170,22 +191,14 @@ class Run:
 
     def take_step(self) -> Tensor:
         """Do one optimiser step; returns the gradient norm before clipping."""
-        plan, engine, n = self.plan, self.engine, self.plan.batch_seqs
-        inputs, targets = self.data.batch(self.step, batch_seqs=n, context=plan.shape.context, seed=plan.order_seed)
-        x, y = (torch.as_tensor(a).to(engine.device, non_blocking=True) for a in (inputs, targets))
-        for first in range(0, n, engine.micro_seqs):
-            part = slice(first, first + engine.micro_seqs)
-            with engine.autocast():
-                loss = self.forward(x[part], y[part])
-            loss = loss * (len(x[part]) / n)
-            loss.backward()
-            self.loss_sum += loss.detach()
-        norm = clip_gradients(self.parameters, plan.config.optim.clip)
-        set_lr(self.optimizer, self.schedule.lr_at(self.step))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
+        plan = self.plan
+        batch = self.data.batch(
+            self.step, batch_seqs=plan.batch_seqs, context=plan.shape.context, seed=plan.order_seed
+        )
+        loss, norm = self.learner.learn(*batch, lr=self.schedule.lr_at(self.step))
+        self.loss_sum += loss
         self.loss_count += 1
+        self.step += 1
         return norm
 
     def write_row(self, norm: Tensor) -> None:
@@ -208,7 +221,12 @@ class Run:
     def validate(self) -> Evaluation:
         """Evaluate on the held-out tokens and write a row."""
         self._lap(training=True)
-        result = evaluate(self.model, self.data, context=self.plan.shape.context, autocast=self.engine.autocast)
+        result = evaluate(
+            self.learner.model,
+            self.data,
+            context=self.plan.shape.context,
+            autocast=self.engine.autocast,
+        )
         self._lap(training=False)
         self.book.add(self._where() | {"val_loss": result.loss, "val_excess": result.excess})
         return result
@@ -220,14 +238,23 @@ class Run:
             run_hash=self.plan.hash, step=self.step, loss_sum=self.loss_sum.item(), loss_count=self.loss_count,
             seconds=self.seconds, train_seconds=self.train_seconds, row_seconds=self.row_seconds,
         )  # fmt: skip
-        if all(bool(torch.isfinite(p).all()) for p in self.parameters):
-            save_checkpoint(self.plan.folder, self.model, self.optimizer, progress)
-        self.book.refresh(now=True, step=self.step, tokens=self.step * self.plan.batch_tokens, seconds=self.seconds)
+        if self.learner.is_finite():  # else the next row ends the run
+            save_checkpoint(self.plan.folder, self.learner.model, self.learner.optimizer, progress)
+        self.book.refresh(
+            now=True,
+            step=self.step,
+            tokens=self.step * self.plan.batch_tokens,
+            seconds=self.seconds,
+        )
         self._lap(training=False)
         self._saved = time.perf_counter()
 
     def _where(self) -> dict[str, Any]:
-        return {"step": self.step, "tokens": self.step * self.plan.batch_tokens, "seconds": round(self.seconds, 3)}
+        return {
+            "step": self.step,
+            "tokens": self.step * self.plan.batch_tokens,
+            "seconds": round(self.seconds, 3),
+        }
 
     def _speed(self) -> dict[str, Any]:
         """Throughput and memory so far."""
@@ -251,7 +278,9 @@ class Run:
 
 def log_points(steps: int, count: int) -> frozenset[int]:
     """Return the steps after which a training row is written, evenly spaced; the last is one."""
-    return frozenset(math.ceil(steps * i / min(count, steps)) for i in range(1, min(count, steps) + 1))
+    return frozenset(
+        math.ceil(steps * i / min(count, steps)) for i in range(1, min(count, steps) + 1)
+    )
 
 
 def eval_points(steps: int, count: int) -> frozenset[int]:
