@@ -233,3 +233,16 @@ def test_parquet_is_read_by_column(tmp_path):
     assert list(text_documents(str(tmp_path / "t.parquet"), text_key="body")) == [CHINESE, "two"]
     with pytest.raises(DataError, match="no column 'text' among body"):
         list(text_documents(str(tmp_path / "t.parquet")))
+
+
+def test_dataset_is_streamed_until_there_is_enough(corpus):
+    """The reader of Hugging Face datasets on a local folder, which the library reads the same way."""
+    pytest.importorskip("datasets")
+    from scaling.training.data.texts import _stream_dataset
+
+    (corpus / "b.txt").unlink()
+    size = len((CHINESE * 5).encode())
+    documents = list(_stream_dataset(str(corpus), "text", stream_bytes=10 * size))
+    assert len(documents) == 10 and all(CHINESE in text for text in documents)
+    with pytest.raises(DataError, match=r"no text under 'body'; there is: text, id"):
+        list(_stream_dataset(str(corpus), "body", stream_bytes=10))
