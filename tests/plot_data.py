@@ -30,7 +30,9 @@ def record(N, D, *, noise=0.0, role="fit", **more):
     }  # fmt: skip
 
 
-def isoflop_table(budgets=(1e11, 1e12, 1e13, 1e14), *, sizes=7, spread=8.0, noise=0.002, seed=0, shift=1.0):
+def isoflop_table(
+    budgets=(1e11, 1e12, 1e13, 1e14), *, sizes=7, spread=8.0, noise=0.002, seed=0, shift=1.0
+):
     """IsoFLOP grids around the true optimum; `shift` moves the sizes off it."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -44,7 +46,9 @@ def isoflop_runs(budgets=(1e11, 1e12, 1e13, 1e14), *, verify=(4e14,), off=0.0, *
     """Runs with a verification run at the optimum of each `verify` budget, `off` in log loss."""
     table = isoflop_table(budgets, **more)
     held = [
-        record(best_size(C), C / (6 * best_size(C)), role="verify", run_id=f"verify-{C:.2g}", noise=off)
+        record(
+            best_size(C), C / (6 * best_size(C)), role="verify", run_id=f"verify-{C:.2g}", noise=off
+        )
         for C in verify
     ]
     return runs_module.load(pd.concat([table, pd.DataFrame(held)], ignore_index=True))

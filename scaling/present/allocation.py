@@ -16,8 +16,18 @@ from scaling.study.units import format_flops, format_quantity, format_with_inter
 
 MANY = 15  # from this many budgets stars shrink
 # What is drawn: its symbol, and its exponent in C where it is a power law.
-QUANTITIES = {"N": ("N*", "a"), "D": ("D*", "b"), "tokens_per_param": ("D*/N*", ""), "loss": ("L*", "")}
-TITLES = {"N": "Optimal size", "D": "Optimal tokens", "loss": "Loss on the frontier", "tokens_per_param": "Tokens per parameter"}
+QUANTITIES = {
+    "N": ("N*", "a"),
+    "D": ("D*", "b"),
+    "tokens_per_param": ("D*/N*", ""),
+    "loss": ("L*", ""),
+}
+TITLES = {
+    "N": "Optimal size",
+    "D": "Optimal tokens",
+    "loss": "Loss on the frontier",
+    "tokens_per_param": "Tokens per parameter",
+}
 
 
 def frontier(
@@ -36,7 +46,7 @@ def frontier(
         fit: a fitted L(N, D), whose frontier is drawn with its interval as a band.
         quantity: N, D, tokens_per_param or loss.
         target: a planned budget [FLOPs]; the frontiers reach it and the optimum there is written.
-        verification: held-out runs (columns N, D, C, L) to mark; those of the runs by default.
+        verification: held-out runs (columns N, D, C and L or measured) to mark; those of the runs by default.
         ax: axes to draw on; new ones if None.
 
     Returns:
@@ -92,7 +102,9 @@ def _frontier_data(
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """Return stars, the power law through them, the law's frontier, and runs to mark."""
     if iso is None and fit is None:
-        raise FitError("frontier: neither IsoFLOP minima nor a fit is given. Give frontier(iso, fit), or one of them.")
+        raise FitError(
+            "frontier: neither IsoFLOP minima nor a fit is given. Give frontier(iso, fit), or one of them."
+        )
     if quantity not in QUANTITIES:
         raise FitError(f"quantity: {quantity!r} is none of {', '.join(QUANTITIES)}.")
     runs = (fit or iso).runs  # type: ignore[union-attr]
@@ -100,8 +112,16 @@ def _frontier_data(
     ends = runs.C.min(), runs.C.max()
     grid = _grid(ends, [*held["C"], *([target] if target else [])])
     empty = pd.DataFrame(columns=["C", "value", "lo", "hi", "inside"])
-    by_law = empty if fit is None or fit.law.optimum is None else _columns(fit.optimal(grid), quantity, ends)
-    by_iso = empty if iso is None or iso.a is None or quantity == "loss" else _columns(iso.optimal(grid), quantity, ends)
+    by_law = (
+        empty
+        if fit is None or fit.law.optimum is None
+        else _columns(fit.optimal(grid), quantity, ends)
+    )
+    by_iso = (
+        empty
+        if iso is None or iso.a is None or quantity == "loss"
+        else _columns(iso.optimal(grid), quantity, ends)
+    )
     stars = empty if iso is None else _columns(iso.budgets, quantity, ends)
     return {"law": by_law, "isoflop_line": by_iso, "isoflop": stars, "verification": held}
 
@@ -116,11 +136,16 @@ def _columns(table: pd.DataFrame, quantity: str, ends: tuple[float, float]) -> p
     lo = table.get(f"{quantity}_lo", pd.Series(np.nan, index=table.index))
     hi = table.get(f"{quantity}_hi", pd.Series(np.nan, index=table.index))
     inside = table["C"].between(ends[0] * (1 - 1e-9), ends[1] * (1 + 1e-9))
-    return pd.DataFrame({"C": table["C"], "value": table[quantity], "lo": lo, "hi": hi, "inside": inside})
+    return pd.DataFrame(
+        {"C": table["C"], "value": table[quantity], "lo": lo, "hi": hi, "inside": inside}
+    )
 
 
 def _held_out(runs: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    values = runs["D"] / runs["N"] if quantity == "tokens_per_param" else runs["L" if quantity == "loss" else quantity]
+    if quantity == "tokens_per_param":
+        values = runs["D"] / runs["N"]
+    else:
+        values = runs[("L" if "L" in runs else "measured") if quantity == "loss" else quantity]
     return pd.DataFrame({"C": runs["C"], "value": values})
 
 
@@ -129,9 +154,18 @@ def _draw_law(ax: Axes, line: pd.DataFrame, label: str) -> None:
     if not len(line):
         return
     for part, dash, alpha in _parts(line):
-        ax.plot(part["C"], part["value"], color=style.LAW, ls=dash, zorder=3, label=label if dash == "-" else None)
+        ax.plot(
+            part["C"],
+            part["value"],
+            color=style.LAW,
+            ls=dash,
+            zorder=3,
+            label=label if dash == "-" else None,
+        )
         if part["lo"].notna().all():
-            ax.fill_between(part["C"], part["lo"], part["hi"], color=style.LAW, alpha=alpha, lw=0, zorder=1)
+            ax.fill_between(
+                part["C"], part["lo"], part["hi"], color=style.LAW, alpha=alpha, lw=0, zorder=1
+            )
 
 
 def _draw_power_law(ax: Axes, line: pd.DataFrame, label: str) -> None:
@@ -140,8 +174,18 @@ def _draw_power_law(ax: Axes, line: pd.DataFrame, label: str) -> None:
         return
     for part, dash, alpha in _parts(line):
         ax.plot(part["C"], part["value"], color=style.ISOFLOP, ls=dash, lw=1.3, zorder=3)
-        ax.fill_between(part["C"], part["lo"], part["hi"], color=style.ISOFLOP, alpha=alpha * 0.8, lw=0, zorder=1)
-    ax.plot([], [], color=style.ISOFLOP, lw=1.3, marker="*", ms=11, mec=style.INK, mew=0.7, label=label)
+        ax.fill_between(
+            part["C"],
+            part["lo"],
+            part["hi"],
+            color=style.ISOFLOP,
+            alpha=alpha * 0.8,
+            lw=0,
+            zorder=1,
+        )
+    ax.plot(
+        [], [], color=style.ISOFLOP, lw=1.3, marker="*", ms=11, mec=style.INK, mew=0.7, label=label
+    )
 
 
 def _parts(line: pd.DataFrame) -> list[tuple[pd.DataFrame, Any, float]]:
@@ -149,7 +193,11 @@ def _parts(line: pd.DataFrame) -> list[tuple[pd.DataFrame, Any, float]]:
     known = line[line["inside"]]
     first, last = known["C"].min(), known["C"].max()
     dashed = (0, (4, 2.5))
-    parts: list[tuple[pd.DataFrame, Any, float]] = [(line[line["C"] <= first], dashed, 0.1), (known, "-", 0.22), (line[line["C"] >= last], dashed, 0.1)]
+    parts: list[tuple[pd.DataFrame, Any, float]] = [
+        (line[line["C"] <= first], dashed, 0.1),
+        (known, "-", 0.22),
+        (line[line["C"] >= last], dashed, 0.1),
+    ]
     return [p for p in parts if len(p[0]) > 1]
 
 
@@ -158,7 +206,16 @@ def _draw_stars(ax: Axes, stars: pd.DataFrame, quantity: str, labelled: bool) ->
         return
     known = stars[stars["lo"].notna()]
     errors = [known["value"] - known["lo"], known["hi"] - known["value"]]
-    ax.errorbar(known["C"], known["value"], yerr=np.clip(errors, 0, None), ls="", color=style.INK, lw=1.0, capsize=2.5, zorder=4)
+    ax.errorbar(
+        known["C"],
+        known["value"],
+        yerr=np.clip(errors, 0, None),
+        ls="",
+        color=style.INK,
+        lw=1.0,
+        capsize=2.5,
+        zorder=4,
+    )
     ax.plot(stars["C"], stars["value"], "*", ms=7 if len(stars) > MANY else 11, mfc=style.ISOFLOP, mec=style.INK, mew=0.7, zorder=5,
             label=None if labelled else f"IsoFLOP {'minimum' if len(stars) == 1 else 'minima'}")  # fmt: skip
 
@@ -166,10 +223,22 @@ def _draw_stars(ax: Axes, stars: pd.DataFrame, quantity: str, labelled: bool) ->
 def _draw_verification(ax: Axes, held: pd.DataFrame) -> None:
     if len(held):
         name = "verification run" + ("s" if len(held) > 1 else "")
-        ax.plot(held["C"], held["value"], "D", ms=6.5, mfc=style.VERIFY, mec="white", mew=0.9, zorder=6, label=name)
+        ax.plot(
+            held["C"],
+            held["value"],
+            "D",
+            ms=6.5,
+            mfc=style.VERIFY,
+            mec="white",
+            mew=0.9,
+            zorder=6,
+            label=name,
+        )
 
 
-def _mark_target(ax: Axes, data: dict[str, pd.DataFrame], quantity: str, target: float | None) -> None:
+def _mark_target(
+    ax: Axes, data: dict[str, pd.DataFrame], quantity: str, target: float | None
+) -> None:
     """Mark the planned budget and write its optimum into the legend."""
     line = data["law"] if len(data["law"]) else data["isoflop_line"]
     if target is None or not len(line):
@@ -177,12 +246,18 @@ def _mark_target(ax: Axes, data: dict[str, pd.DataFrame], quantity: str, target:
     at = line.iloc[(line["C"] - target).abs().argmin()]
     text = f"planned {format_flops(target)} FLOPs: {QUANTITIES[quantity][0]} = {_interval_text(at, quantity)}"
     ax.axvline(target, color=style.MUTED, lw=0.9, ls=":", zorder=1)
-    ax.plot(target, at["value"], "o", ms=8, mfc="none", mec=style.INK, mew=1.3, zorder=6, label=text)
+    ax.plot(
+        target, at["value"], "o", ms=8, mfc="none", mec=style.INK, mew=1.3, zorder=6, label=text
+    )
 
 
 def _interval_text(at: pd.Series, quantity: str) -> str:
     if quantity in ("N", "D"):
-        span = f" [{format_quantity(at['lo'])}, {format_quantity(at['hi'])}]" if np.isfinite(at["lo"]) else ""
+        span = (
+            f" [{format_quantity(at['lo'])}, {format_quantity(at['hi'])}]"
+            if np.isfinite(at["lo"])
+            else ""
+        )
         return format_quantity(at["value"]) + span
     return " ".join(format_with_interval(at["value"], at["lo"], at["hi"])).strip()
 
@@ -195,7 +270,9 @@ def _legend_text(name: str, source: Any, quantity: str) -> str:
         return name
     number, interval = format_with_interval(*found)
     name = f"{name}, {100 * source.level:g} %"
-    return f"{name}: {symbol} ∝ $C^{exponent}$, $\\mathit{{{exponent}}}$ = {number} {interval}".strip()
+    return (
+        f"{name}: {symbol} ∝ $C^{exponent}$, $\\mathit{{{exponent}}}$ = {number} {interval}".strip()
+    )
 
 
 def _exponent(source: Any, name: str) -> tuple[float, float, float] | None:

@@ -18,12 +18,15 @@ AGAINST = {"C": "training compute C [FLOPs]", "N": "", "D": "training tokens D [
 LEVELS = 9  # contours of the surface, about
 
 
-def surface(fit: Fit, *, target: float | None = None, ax: Axes | None = None) -> Axes:
+def surface(
+    fit: Fit, *, target: float | None = None, verification: pd.DataFrame | None = None, ax: Axes | None = None
+) -> Axes:  # fmt: skip
     """Draw contours of the fitted loss over size and tokens, the runs, and the efficient path.
 
     Args:
         fit: a law in N and D.
         target: a planned budget [FLOPs], drawn as a line of equal compute with its optimum.
+        verification: held-out runs to mark; those of the fit's table by default.
         ax: axes to draw on; new ones if None.
 
     Returns:
@@ -32,40 +35,69 @@ def surface(fit: Fit, *, target: float | None = None, ax: Axes | None = None) ->
     Raises:
         FitError: the law is not one of N and D.
     """
-    data = _surface_data(fit, target)
+    data = _surface_data(fit, target, verification)
     grid, path, runs = data["grid"], data["path"], data["runs"]
     shape = (grid["D"].nunique(), grid["N"].nunique())
     N, D, loss = (grid[c].to_numpy().reshape(shape) for c in ("N", "D", "loss"))
     with style.drawing(ax, size=(6.4, 4.8)) as ax:
         style.set_log_axis(ax.xaxis, "N")
         style.set_log_axis(ax.yaxis, "D")
-        lines = ax.contour(N, D, loss, levels=_levels(loss), colors=style.MUTED, linewidths=0.9, alpha=0.8)
+        lines = ax.contour(
+            N, D, loss, levels=_levels(loss), colors=style.MUTED, linewidths=0.9, alpha=0.8
+        )
         texts = ax.clabel(lines, fmt="%.3g", fontsize=7.5, inline_spacing=4)
         for text in texts:
             text.set_path_effects(HALO)
         colors = style.color_scale(runs["C"])
-        ax.scatter(runs["N"], runs["D"], c=colors.to_rgba(runs["C"]), s=26, ec="white", lw=0.6, zorder=4, label="runs (colour: compute)")
+        ax.scatter(
+            runs["N"],
+            runs["D"],
+            c=colors.to_rgba(runs["C"]),
+            s=26,
+            ec="white",
+            lw=0.6,
+            zorder=4,
+            label="runs (colour: compute)",
+        )
         _draw_path(ax, path)
         _draw_budget(ax, data["target"])
         held = data["verification"]
         if len(held):
-            ax.plot(held["N"], held["D"], "D", ms=6.5, mfc=style.VERIFY, mec="white", zorder=6, label="verification run")
+            ax.plot(
+                held["N"],
+                held["D"],
+                "D",
+                ms=6.5,
+                mfc=style.VERIFY,
+                mec="white",
+                zorder=6,
+                label="verification run",
+            )
         ax.set_xlim(N.min(), N.max())
         ax.set_ylim(D.min(), D.max())
         ax.set_title(f"{style.loss_label(fit.runs.loss).capitalize()}")
         ax.set_xlabel(style.size_label(fit.runs.params))
         ax.set_ylabel("training tokens D [tokens]")
-        ax.legend(loc="lower left")  # runs of equal compute lie on falling diagonals: this corner is free
+        ax.legend(
+            loc="lower left"
+        )  # runs of equal compute lie on falling diagonals: this corner is free
     style.remember(ax, data)
     return ax
 
 
-def residuals(fit: Fit, *, against: str = "C", ax: Axes | None = None) -> Axes:
+def residuals(
+    fit: Fit,
+    *,
+    against: str = "C",
+    verification: pd.DataFrame | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw how far each run lies from the law, in percent of the loss.
 
     Args:
         fit: any fit.
         against: C, N or D.
+        verification: held-out runs, as in `prediction`.
         ax: axes to draw on; new ones if None.
 
     Returns:
@@ -73,30 +105,53 @@ def residuals(fit: Fit, *, against: str = "C", ax: Axes | None = None) -> Axes:
     """
     if against not in AGAINST:
         raise FitError(f"against: {against!r} is none of {', '.join(AGAINST)}.")
-    data = _residuals_data(fit)
+    data = _residuals_data(fit, verification)
     runs, other = data["runs"], "C" if against == "N" else "N"
     colors = style.color_scale(runs[other], "viridis" if other == "C" else "plasma")
     with style.drawing(ax) as ax:
         band = 100 * fit.spread
-        ax.axhspan(-band, band, color=style.GRID, alpha=0.8, lw=0, zorder=0, label=f"scatter of one run, ±{band:.2g} %")
+        ax.axhspan(
+            -band,
+            band,
+            color=style.GRID,
+            alpha=0.8,
+            lw=0,
+            zorder=0,
+            label=f"scatter of one run, ±{band:.2g} %",
+        )
         ax.axhline(0, color=style.INK, lw=0.9, zorder=1)
         ax.scatter(runs[against], runs["percent"], c=colors.to_rgba(runs[other]), s=28, ec="white", lw=0.6, zorder=3,
                    label=f"runs (colour: {'compute' if other == 'C' else 'size'})")  # fmt: skip
         held = data["verification"]
         if len(held):
-            ax.plot(held[against], held["percent"], "D", ms=6.5, mfc=style.VERIFY, mec="white", zorder=4, label="verification run")
+            ax.plot(
+                held[against],
+                held["percent"],
+                "D",
+                ms=6.5,
+                mfc=style.VERIFY,
+                mec="white",
+                zorder=4,
+                label="verification run",
+            )
         style.set_log_axis(ax.xaxis, against)
         top = 1.35 * max(float(np.abs([*runs["percent"], *held["percent"], band]).max()), 1e-6)
         ax.set_ylim(-top, top)
         ax.set_title(f"Residuals of {fit.law.name}")
-        ax.set_xlabel({"N": style.size_label(fit.runs.params), "C": style.compute_label(fit.runs.flops)}.get(against, AGAINST[against]))
+        ax.set_xlabel(
+            {"N": style.size_label(fit.runs.params), "C": style.compute_label(fit.runs.flops)}.get(
+                against, AGAINST[against]
+            )
+        )
         ax.set_ylabel("measured above law [% of loss]")
         ax.legend(loc="best", ncols=3, columnspacing=1.2)
     style.remember(ax, data)
     return ax
 
 
-def prediction(fit: Fit, verification: pd.DataFrame | None = None, *, ax: Axes | None = None) -> Axes:
+def prediction(
+    fit: Fit, verification: pd.DataFrame | None = None, *, ax: Axes | None = None
+) -> Axes:
     """Draw the loss along the frontier with its interval, and measured runs beside their prediction.
 
     Args:
@@ -113,7 +168,16 @@ def prediction(fit: Fit, verification: pd.DataFrame | None = None, *, ax: Axes |
     line, checked, runs = data["frontier"], data["verification"], data["runs"]
     with style.drawing(ax) as ax:
         colors = style.color_scale(runs["C"])
-        ax.scatter(runs["C"], runs["L"], c=colors.to_rgba(runs["C"]), s=18, ec="white", lw=0.5, zorder=3, label="runs in the fit")
+        ax.scatter(
+            runs["C"],
+            runs["L"],
+            c=colors.to_rgba(runs["C"]),
+            s=18,
+            ec="white",
+            lw=0.5,
+            zorder=3,
+            label="runs in the fit",
+        )
         _draw_band(ax, line, fit.level)
         _draw_checked(ax, checked, fit.level)
         style.set_log_axis(ax.xaxis, "C")
@@ -128,11 +192,16 @@ def prediction(fit: Fit, verification: pd.DataFrame | None = None, *, ax: Axes |
     return ax
 
 
-def _surface_data(fit: Fit, target: float | None) -> dict[str, pd.DataFrame]:
+def _surface_data(
+    fit: Fit, target: float | None, verification: pd.DataFrame | None
+) -> dict[str, pd.DataFrame]:
     """Return the law on a grid around the runs, its efficient path, and the runs."""
     if set(fit.law.inputs) != {"N", "D"}:
-        raise FitError(f"surface: law {fit.law.name} reads {', '.join(fit.law.inputs)}, not N and D. Fit chinchilla, for example.")
-    runs, held = fit.runs.fit_rows[["run_id", "N", "D", "C", "L"]], fit.runs.verify
+        raise FitError(
+            f"surface: law {fit.law.name} reads {', '.join(fit.law.inputs)}, not N and D. Fit chinchilla, for example."
+        )
+    runs = fit.runs.fit_rows[["run_id", "N", "D", "C", "L"]]
+    held = fit.runs.verify if verification is None else verification
     budget = _budget(fit, target)
     best = budget.loc[budget["best"]]
     N = np.geomspace(*style.span([*runs["N"], *held["N"], *best["N"]], margin=0.1), 90)
@@ -146,7 +215,13 @@ def _surface_data(fit: Fit, target: float | None) -> dict[str, pd.DataFrame]:
         C = np.unique([*C, runs["C"].min(), runs["C"].max()])
         path = fit.optimal(C)[["C", "N", "D"]]
         path = path.assign(inside=path["C"].between(runs["C"].min(), runs["C"].max()))
-    return {"grid": grid, "path": path, "runs": runs, "verification": held[["run_id", "N", "D", "C", "L"]], "target": budget}
+    return {
+        "grid": grid,
+        "path": path,
+        "runs": runs,
+        "verification": held[["N", "D", "C"]],
+        "target": budget,
+    }
 
 
 def _budget(fit: Fit, target: float | None) -> pd.DataFrame:
@@ -171,31 +246,56 @@ def _draw_path(ax: Axes, path: pd.DataFrame) -> None:
         return
     inside = path[path["inside"].astype(bool)]
     ax.plot(path["N"], path["D"], color=style.LAW, ls=(0, (4, 2.5)), lw=1.5, zorder=3)
-    ax.plot(inside["N"], inside["D"], color=style.LAW, lw=2.2, zorder=3, label="efficient path of the law")
+    ax.plot(
+        inside["N"],
+        inside["D"],
+        color=style.LAW,
+        lw=2.2,
+        zorder=3,
+        label="efficient path of the law",
+    )
 
 
 def _draw_budget(ax: Axes, budget: pd.DataFrame) -> None:
     if len(budget):
         best = budget[budget["best"]]
         ax.plot(budget["N"], budget["D"], color=style.INK, lw=1, ls=":", zorder=2)
-        ax.plot(best["N"], best["D"], "*", ms=13, mfc=style.LAW, mec=style.INK, zorder=6, label="optimum of the planned budget")
+        ax.plot(
+            best["N"],
+            best["D"],
+            "*",
+            ms=13,
+            mfc=style.LAW,
+            mec=style.INK,
+            zorder=6,
+            label="optimum of the planned budget",
+        )
 
 
-def _residuals_data(fit: Fit) -> dict[str, pd.DataFrame]:
+def _residuals_data(fit: Fit, verification: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
     """Return measured over fitted loss [%] of the fit's runs and of the held-out ones."""
     runs = fit.residuals()
-    checked = verify(fit) if {"N", "D"} <= set(fit.law.inputs) else verify(fit, fit.runs.verify[:0])
+    checked = verify(fit, verification)
     percent = 100 * (checked["measured"].astype(float) / checked["predicted"].astype(float) - 1)
-    return {"runs": runs.assign(percent=100 * np.expm1(runs["residual"])), "verification": checked.assign(percent=percent)}
+    return {
+        "runs": runs.assign(percent=100 * np.expm1(runs["residual"])),
+        "verification": checked.assign(percent=percent),
+    }
 
 
 def _prediction_data(fit: Fit, verification: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
     """Return the loss on the frontier, the runs, and predicted against measured."""
     checked, runs = verify(fit, verification), fit.runs.fit_rows[["run_id", "N", "D", "C", "L"]]
     low, high = runs["C"].min(), runs["C"].max()
-    C = np.unique([*np.geomspace(low / 1.3, max([2.5 * high, *(1.8 * checked["C"])]), 100), low, high])
+    C = np.unique(
+        [*np.geomspace(low / 1.3, max([2.5 * high, *(1.8 * checked["C"])]), 100), low, high]
+    )
     line = fit.optimal(C)[["C", "loss", "loss_lo", "loss_hi"]]
-    return {"frontier": line.assign(inside=line["C"].between(low, high)), "verification": checked, "runs": runs}
+    return {
+        "frontier": line.assign(inside=line["C"].between(low, high)),
+        "verification": checked,
+        "runs": runs,
+    }
 
 
 def _draw_band(ax: Axes, line: pd.DataFrame, level: float) -> None:
@@ -203,18 +303,41 @@ def _draw_band(ax: Axes, line: pd.DataFrame, level: float) -> None:
     ax.plot(inside["C"], inside["loss"], color=style.LAW, zorder=4, label="law at the optimal size")
     ax.plot(beyond["C"], beyond["loss"], color=style.LAW, ls=(0, (4, 2.5)), zorder=4)
     if line["loss_lo"].notna().all():
-        ax.fill_between(inside["C"], inside["loss_lo"], inside["loss_hi"], color=style.LAW, alpha=0.25, lw=0, label=f"its {100 * level:g} % interval")
-        ax.fill_between(beyond["C"], beyond["loss_lo"], beyond["loss_hi"], color=style.LAW, alpha=0.12, lw=0)
+        ax.fill_between(
+            inside["C"],
+            inside["loss_lo"],
+            inside["loss_hi"],
+            color=style.LAW,
+            alpha=0.25,
+            lw=0,
+            label=f"its {100 * level:g} % interval",
+        )
+        ax.fill_between(
+            beyond["C"], beyond["loss_lo"], beyond["loss_hi"], color=style.LAW, alpha=0.12, lw=0
+        )
 
 
 def _draw_checked(ax: Axes, checked: pd.DataFrame, level: float, *, size: float = 6.5) -> None:
     """Draw predicted losses with the interval of a single run, and the measured ones."""
     if not len(checked):
         return
-    errors: Any = [checked["predicted"] - checked["next_lo"], checked["next_hi"] - checked["predicted"]]
+    errors: Any = [
+        checked["predicted"] - checked["next_lo"],
+        checked["next_hi"] - checked["predicted"],
+    ]
     ax.errorbar(checked["C"], checked["predicted"], yerr=errors, fmt="_", ms=11, mew=1.6, color=style.INK, lw=1.5, capsize=4, zorder=5,
                 label=f"predicted, {100 * level:g} % interval of one run")  # fmt: skip
-    ax.plot(checked["C"], checked["measured"], "D", ms=size, mfc=style.VERIFY, mec="white", mew=0.9, zorder=6, label="measured")
+    ax.plot(
+        checked["C"],
+        checked["measured"],
+        "D",
+        ms=size,
+        mfc=style.VERIFY,
+        mec="white",
+        mew=0.9,
+        zorder=6,
+        label="measured",
+    )
 
 
 def _magnify(ax: Axes, checked: pd.DataFrame) -> None:

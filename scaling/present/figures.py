@@ -33,19 +33,32 @@ def draw_figures(
     """Return what draws each figure that these runs and this law allow, by name."""
     two_inputs, path = set(fit.law.inputs) == {"N", "D"}, fit.law.optimum is not None
     drawers: dict[str, tuple[bool, Callable[[], Any]]] = {
-        "overview": (two_inputs, lambda: plot.overview(runs, fit, iso, envelope=envelope, target=target, verification=verification)),
+        "overview": (
+            two_inputs,
+            lambda: plot.overview(
+                runs, fit, iso, envelope=envelope, target=target, verification=verification
+            ),
+        ),
         "isoflop": (iso is not None, lambda: plot.isoflop(iso)),  # type: ignore[arg-type]
-        "frontier": (path or iso is not None, lambda: plot.frontiers(iso, fit, target=target, verification=verification)),
+        "frontier": (
+            path or iso is not None,
+            lambda: plot.frontiers(iso, fit, target=target, verification=verification),
+        ),
         "prediction": (path and two_inputs, lambda: plot.prediction(fit, verification)),
         "curves": (True, lambda: plot.curves(runs, envelope=envelope)),
-        "surface": (two_inputs, lambda: plot.surface(fit, target=target)),
-        "residuals": (True, lambda: plot.residuals(fit)),
+        "surface": (
+            two_inputs,
+            lambda: plot.surface(fit, target=target, verification=verification),
+        ),
+        "residuals": (True, lambda: plot.residuals(fit, verification=verification)),
         "learning_rate": (learning_rates is not None, lambda: plot.learning_rate(learning_rates)),  # type: ignore[arg-type]
     }
     return {name: draw for name, (possible, draw) in drawers.items() if possible}
 
 
-def save_figures(folder: str | Path, *, formats: Sequence[str] = ("png",), **study: Any) -> list[Path]:
+def save_figures(
+    folder: str | Path, *, formats: Sequence[str] = ("png",), **study: Any
+) -> list[Path]:
     """Draw and save every figure that a study allows, each with its data as CSV beside it.
 
     Args:
@@ -59,6 +72,8 @@ def save_figures(folder: str | Path, *, formats: Sequence[str] = ("png",), **stu
     paths = []
     for name, draw in draw_figures(**study).items():
         drawn = draw()
-        paths += [p for p in style.save(drawn, Path(folder) / name, formats=formats) if p.suffix != ".csv"]
+        paths += [
+            p for p in style.save(drawn, Path(folder) / name, formats=formats) if p.suffix != ".csv"
+        ]
         style.close(drawn)
     return paths

@@ -14,7 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-HALO: list[effects.AbstractPathEffect] = [effects.withStroke(linewidth=2.4, foreground="white", alpha=0.9)]
+HALO: list[effects.AbstractPathEffect] = [
+    effects.withStroke(linewidth=2.4, foreground="white", alpha=0.9)
+]
 
 CHARACTER = 0.0085  # width of a character of DejaVu Sans per point of size [inches]
 
@@ -37,7 +39,16 @@ class CurveLabels(Artist):
         super().__init__()
         self.anchors, self.reach = list(anchors), reach
         self.texts = [
-            Text(0, 0, words, color=darken(color), fontsize=size, va="center", ha="left", path_effects=HALO)
+            Text(
+                0,
+                0,
+                words,
+                color=darken(color),
+                fontsize=size,
+                va="center",
+                ha="left",
+                path_effects=HALO,
+            )
             for _, _, words, color in self.anchors
         ]
         for text in self.texts:
@@ -47,7 +58,12 @@ class CurveLabels(Artist):
         ax.add_artist(self)
         width = _panel_width(ax)
         low, high = np.log10(ax.get_xlim())
-        for x, y, words, _ in self.anchors:  # draws nothing, but keeps a legend at the best place away
+        for (
+            x,
+            y,
+            words,
+            _,
+        ) in self.anchors:  # draws nothing, but keeps a legend at the best place away
             reach_x = 10 ** ((high - low) * (0.1 + CHARACTER * size * len(words)) / width)
             ax.add_line(Line2D(np.geomspace(x, x * reach_x, 6), [y] * 6, ls="", marker=""))
         self.set_clip_on(False)

@@ -17,7 +17,9 @@ from scaling.present.labels import CurveLabels, choose, reserve_right
 from scaling.study.errors import FitError
 from scaling.study.units import format_quantity
 
-RASTER = 20_000  # from this many points curves are a bitmap inside the vector file, which stays small
+RASTER = (
+    20_000  # from this many points curves are a bitmap inside the vector file, which stays small
+)
 GRID = 240  # budgets at which the envelope is drawn
 
 
@@ -42,19 +44,37 @@ def curves(
     with style.drawing(ax) as ax:
         _draw_lines(ax, data["curves"], sizes)
         ends = data["ends"]
-        ax.scatter(ends["x"], ends["loss"], c=sizes.to_rgba(ends["N"]), s=16, ec="white", lw=0.5, zorder=4)
+        ax.scatter(
+            ends["x"], ends["loss"], c=sizes.to_rgba(ends["N"]), s=16, ec="white", lw=0.5, zorder=4
+        )
         if len(data["envelope"]):
-            label = "lowest loss within each compute" if against == "C" else "lowest loss within as many tokens"
-            ax.plot(data["envelope"]["x"], data["envelope"]["loss"], color=style.INK, lw=1.5, ls=(0, (5, 1.5)), zorder=5, label=label)
+            label = (
+                "lowest loss within each compute"
+                if against == "C"
+                else "lowest loss within as many tokens"
+            )
+            ax.plot(
+                data["envelope"]["x"],
+                data["envelope"]["loss"],
+                color=style.INK,
+                lw=1.5,
+                ls=(0, (5, 1.5)),
+                zorder=5,
+                label=label,
+            )
             ax.legend(loc="lower left")
         style.set_log_axis(ax.xaxis, against)
         style.set_log_axis(ax.yaxis, "L")
         shown = np.concatenate([ends["loss"], data["curves"]["loss"]])
         ax.set_xlim(*style.span([*ends["x"], *data["curves"]["x"]]))
         # The first steps of a run fall from ln(vocabulary); twice the worst end is where reading starts.
-        ax.set_ylim(style.span(shown)[0], min(style.span(shown)[1] * 1.05, 2.0 * ends["loss"].max()))
+        ax.set_ylim(
+            style.span(shown)[0], min(style.span(shown)[1] * 1.05, 2.0 * ends["loss"].max())
+        )
         ax.set_title("Training curves")
-        ax.set_xlabel(style.compute_label(runs.flops) if against == "C" else "training tokens seen [tokens]")
+        ax.set_xlabel(
+            style.compute_label(runs.flops) if against == "C" else "training tokens seen [tokens]"
+        )
         ax.set_ylabel(style.loss_label(runs.loss))
         _add_size_bar(ax, sizes, style.size_label(runs.params))
     style.remember(ax, data)
@@ -89,7 +109,11 @@ def learning_rate(runs: Runs | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                 anchors.append((done["lr"].iloc[-1], done["loss"].iloc[-1], str(cell), color))
         for row in minima.itertuples():
             color = colors.to_rgba(row.C)
-            star: dict[str, Any] = {"marker": "*", "ms": 13, "mfc": color} if row.inside else {"marker": "o", "ms": 10, "mfc": "none"}
+            star: dict[str, Any] = (
+                {"marker": "*", "ms": 13, "mfc": color}
+                if row.inside
+                else {"marker": "o", "ms": 10, "mfc": "none"}
+            )
             ax.plot(row.lr, row.loss, ls="", mec=style.INK, mew=0.9, zorder=5, **star)
         style.set_log_axis(ax.xaxis, "lr")
         ax.set_xlim(*style.span(points["lr"]))
@@ -98,7 +122,9 @@ def learning_rate(runs: Runs | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         _mark_diverged(ax, points, colors)
         ax.plot([], [], "*", ms=11, mfc=style.MUTED, mec=style.INK, label="minimum of the cell")
         if not minima["inside"].all():
-            ax.plot([], [], "o", ms=8, mfc="none", mec=style.INK, label="best at the end of the range")
+            ax.plot(
+                [], [], "o", ms=8, mfc="none", mec=style.INK, label="best at the end of the range"
+            )
         ax.legend(loc="best")
         ax.set_title("Learning rate")
         ax.set_xlabel("peak learning rate [1/step]")
@@ -110,15 +136,27 @@ def learning_rate(runs: Runs | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def _curves_data(runs: Runs, against: str, envelope: Envelope | None) -> dict[str, pd.DataFrame]:
     """Return curves, their ends and the envelope, with x the compute or the tokens."""
     long, column = runs.curves(), "C" if against == "C" else "tokens"
-    long = long.assign(x=long[column].astype(float)).query("x > 0 and loss > 0").sort_values(["run_id", "x"])
+    long = (
+        long.assign(x=long[column].astype(float))
+        .query("x > 0 and loss > 0")
+        .sort_values(["run_id", "x"])
+    )
     rows = runs.fit_rows
-    ends = pd.DataFrame({"run_id": rows["run_id"], "x": rows[against], "loss": rows["L"], "N": rows["N"]})
+    ends = pd.DataFrame(
+        {"run_id": rows["run_id"], "x": rows[against], "loss": rows["L"], "N": rows["N"]}
+    )
     if envelope is not None and against == "C":
         low = envelope.points.rename(columns={"C": "x"})[["x", "loss"]]
     else:
         low = _lowest(long)
-    low = low.assign(loss=np.minimum.accumulate(low["loss"].to_numpy(float)))  # a run that ended still counts
-    return {"curves": long[["run_id", "N", "x", "loss"]], "ends": ends.reset_index(drop=True), "envelope": low}
+    low = low.assign(
+        loss=np.minimum.accumulate(low["loss"].to_numpy(float))
+    )  # a run that ended still counts
+    return {
+        "curves": long[["run_id", "N", "x", "loss"]],
+        "ends": ends.reset_index(drop=True),
+        "envelope": low,
+    }
 
 
 def _lowest(long: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +164,9 @@ def _lowest(long: pd.DataFrame) -> pd.DataFrame:
     groups = [g for _, g in long.groupby("run_id") if len(g) > 1]
     if not groups:
         return pd.DataFrame({"x": [], "loss": []})
-    x = np.geomspace(min(g["x"].iloc[0] for g in groups), max(g["x"].iloc[-1] for g in groups), GRID)
+    x = np.geomspace(
+        min(g["x"].iloc[0] for g in groups), max(g["x"].iloc[-1] for g in groups), GRID
+    )
     loss = [np.interp(np.log(x), np.log(g["x"]), np.log(g["loss"]), np.inf, np.inf) for g in groups]
     lowest = np.exp(np.min(loss, axis=0))
     return pd.DataFrame({"x": x, "loss": lowest})[np.isfinite(lowest)]
@@ -137,7 +177,11 @@ def _draw_lines(ax: Axes, long: pd.DataFrame, sizes: Any) -> None:
     lines = [g[["x", "loss"]].to_numpy(float) for g in groups]
     color = [sizes.to_rgba(g["N"].iloc[0], alpha=0.8 if len(groups) < 60 else 0.5) for g in groups]
     width = 1.2 if len(groups) < 60 else 0.7
-    ax.add_collection(LineCollection(lines, colors=color, linewidths=width, rasterized=len(long) > RASTER, zorder=2))
+    ax.add_collection(
+        LineCollection(
+            lines, colors=color, linewidths=width, rasterized=len(long) > RASTER, zorder=2
+        )
+    )
 
 
 def _add_size_bar(ax: Axes, sizes: Any, label: str) -> None:
@@ -160,12 +204,26 @@ def _Ends(low: float, high: float) -> style.ticker.FixedLocator:
 def _learning_rate_data(runs: Runs | pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return runs by cell of equal N and D, and each cell's best rate."""
     frame = runs.frame if isinstance(runs, Runs) else runs
-    need = ("lr", "N", "D", "L") if isinstance(runs, Runs) else ("lr", "params_non_embedding", "tokens", "val_loss")
+    need = (
+        ("lr", "N", "D", "L")
+        if isinstance(runs, Runs)
+        else ("lr", "params_non_embedding", "tokens", "val_loss")
+    )
     lacking = [c for c in need if c not in frame or frame[c].isna().all()]
     if lacking:
-        raise FitError(f"learning_rate: the runs have no values in {', '.join(lacking)}. Load a sweep over lr, e.g. sweeps with optim.lr_scale.")
-    points = pd.DataFrame({new: frame[old].astype(float) for new, old in zip(("lr", "N", "D", "loss"), need, strict=True)})
-    points = points.assign(C=6 * points["N"] * points["D"], diverged=frame["status"] == "diverged" if "status" in frame else False)
+        raise FitError(
+            f"learning_rate: the runs have no values in {', '.join(lacking)}. Load a sweep over lr, e.g. sweeps with optim.lr_scale."
+        )
+    points = pd.DataFrame(
+        {
+            new: frame[old].astype(float)
+            for new, old in zip(("lr", "N", "D", "loss"), need, strict=True)
+        }
+    )
+    points = points.assign(
+        C=6 * points["N"] * points["D"],
+        diverged=frame["status"] == "diverged" if "status" in frame else False,
+    )
     points.loc[points["diverged"], "loss"] = np.nan
     points = points[points["diverged"] | points["loss"].notna()]
     points["cell"] = _cells(points)
@@ -173,7 +231,9 @@ def _learning_rate_data(runs: Runs | pd.DataFrame) -> dict[str, pd.DataFrame]:
     rows = [_best_rate(g.dropna(subset="loss")) for _, g in points.groupby("cell", sort=False)]
     minima = pd.DataFrame([r for r in rows if r])
     if minima.empty:
-        raise FitError("learning_rate: no size was trained at two or more rates. Sweep the rate over at least three values.")
+        raise FitError(
+            "learning_rate: no size was trained at two or more rates. Sweep the rate over at least three values."
+        )
     return {"runs": points, "minima": minima}
 
 
@@ -199,18 +259,37 @@ def _best_rate(group: pd.DataFrame) -> dict[str, Any]:
     if len(means) < 2:
         return {}
     best = int(means["loss"].argmin())
-    cell = {"cell": group["cell"].iloc[0], "N": group["N"].iloc[0], "D": group["D"].iloc[0], "C": group["C"].iloc[0]}
+    cell = {
+        "cell": group["cell"].iloc[0],
+        "N": group["N"].iloc[0],
+        "D": group["D"].iloc[0],
+        "C": group["C"].iloc[0],
+    }
     lr, loss, inside = means["lr"].iloc[best], means["loss"].iloc[best], 0 < best < len(means) - 1
     if inside:
         near = means.iloc[best - 1 : best + 2]
         center = np.log(lr)
         c2, c1, c0 = np.polyfit(np.log(near["lr"]) - center, near["loss"], 2)
         lr, loss = float(np.exp(center - c1 / (2 * c2))), float(c0 - c1**2 / (4 * c2))
-    return cell | {"lr": lr, "loss": loss, "inside": inside, "lr_of_best_run": means["lr"].iloc[best]}
+    return cell | {
+        "lr": lr,
+        "loss": loss,
+        "inside": inside,
+        "lr_of_best_run": means["lr"].iloc[best],
+    }
 
 
 def _mark_diverged(ax: Axes, points: pd.DataFrame, colors: Any) -> None:
     lost = points[points["diverged"]]
     if len(lost):
         top = ax.get_ylim()[1]
-        ax.scatter(lost["lr"], [top] * len(lost), marker="x", c=colors.to_rgba(lost["C"]), s=36, clip_on=False, zorder=5, label="diverged")
+        ax.scatter(
+            lost["lr"],
+            [top] * len(lost),
+            marker="x",
+            c=colors.to_rgba(lost["C"]),
+            s=36,
+            clip_on=False,
+            zorder=5,
+            label="diverged",
+        )

@@ -43,7 +43,7 @@ th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2p
 th[aria-sort=ascending] button::after { content: " \\2191"; } th[aria-sort=descending] button::after { content: " \\2193"; }
 pre, code { font: .85rem/1.5 ui-monospace, "SFMono-Regular", "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 pre { background: var(--soft); padding: .7rem .9rem; border-radius: .3rem; overflow-x: auto; }
-td, li { overflow-wrap: anywhere; } td.r { overflow-wrap: normal; }
+li, #setup td { overflow-wrap: anywhere; } .sortable td { white-space: nowrap; }
 @media print { :root { color-scheme: light; --ink: #000; --muted: #444; --paper: #fff; --line: #bbb; --soft: #fff; }
   figure svg { filter: none; } body { max-width: none; padding: 0; font-size: 9.5pt; }
   figure, tr, .verdict { break-inside: avoid; } h2 { break-after: avoid; } .scroll { overflow: visible; } table { font-size: 7.5pt; } }
@@ -107,17 +107,28 @@ def code(lines: Sequence[str]) -> str:
 
 def table(content: Table, *, values: Sequence[Sequence[float | None]] | None = None) -> str:
     """Return a table; with sorting if given the number behind each cell (None: sort its text)."""
-    right = [all(not str(row[i])[:1].isalpha() for row in content.rows) for i in range(len(content.header))]
+    right = [
+        all(not str(row[i])[:1].isalpha() for row in content.rows)
+        for i in range(len(content.header))
+    ]
     sortable = values is not None
-    heads = [f"<button type='button'>{text(h)}</button>" if sortable else text(h) for h in content.header]
+    heads = [
+        f"<button type='button'>{text(h)}</button>" if sortable else text(h) for h in content.header
+    ]
     head = "".join(f"<th scope='col'{_side(r)}>{h}</th>" for h, r in zip(heads, right, strict=True))
     body = []
     for number, row in enumerate(content.rows):
         keys = values[number] if values is not None else [None] * len(row)
-        body.append("<tr>" + "".join(_cell(c, k, r) for c, k, r in zip(row, keys, right, strict=True)) + "</tr>")
+        body.append(
+            "<tr>"
+            + "".join(_cell(c, k, r) for c, k, r in zip(row, keys, right, strict=True))
+            + "</tr>"
+        )
     caption = f"<caption>{text(content.title)}</caption>" if content.title else ""
     kind = " class='sortable'" if sortable else ""
-    note = "".join(paragraph(line, "note") for line in content.note.splitlines() if not line.startswith("- "))
+    note = "".join(
+        paragraph(line, "note") for line in content.note.splitlines() if not line.startswith("- ")
+    )
     return f"<div class='scroll'><table{kind}>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{note}"
 
 
@@ -137,7 +148,9 @@ def figure(drawn: Any, caption: str, *, name: str) -> str:
     kind = " class='half'" if style.figure_of(drawn).get_size_inches()[0] < 8 else ""
     svg = inline_svg(drawn, caption)
     style.close(drawn)
-    return f"<figure id='figure-{name}'{kind}>{svg}<figcaption>{text(caption)}</figcaption></figure>"
+    return (
+        f"<figure id='figure-{name}'{kind}>{svg}<figcaption>{text(caption)}</figcaption></figure>"
+    )
 
 
 def inline_svg(drawn: Any, label: str) -> str:
@@ -153,5 +166,9 @@ def inline_svg(drawn: Any, label: str) -> str:
     source = re.sub(r' id="([\w-]+)"', lambda m: m[0] if m[1] in used else "", source)
     source = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", source, count=1)
     source = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", source, count=1)
-    source = re.sub(r'(?<= d=")[^"]+', lambda m: re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", m[0]), source)
+    source = re.sub(
+        r'(?<= d=")[^"]+',
+        lambda m: re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", m[0]),
+        source,
+    )
     return source.replace("<svg", f'<svg role="img" aria-label="{text(label)}"', 1)

@@ -52,7 +52,7 @@ def overview(
         if iso is not None:
             isoflop(iso, ax=top_right)
         else:
-            surface(fit, ax=top_right)
+            surface(fit, target=target, verification=verification, ax=top_right)
         frontier(iso, fit, target=target, verification=verification, ax=low_left)
         _predict_or_residuals(fit, verification, low_right)
         for letter, ax in zip("abcd", axes.flat, strict=True):
@@ -64,4 +64,4 @@ def _predict_or_residuals(fit: Fit, verification: pd.DataFrame | None, ax: Any) 
     if fit.law.optimum is not None:
         prediction(fit, verification, ax=ax)
     else:
-        residuals(fit, ax=ax)
+        residuals(fit, verification=verification, ax=ax)

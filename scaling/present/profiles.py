@@ -59,7 +59,9 @@ def _isoflop_data(iso: IsoFlops) -> dict[str, pd.DataFrame]:
 
 def _curve(iso: IsoFlops, row: Any) -> pd.DataFrame:
     N = np.geomspace(row.N_min, row.N_max, 80)
-    return pd.DataFrame({"budget": row.budget, "C": row.C, "N": N, "loss": iso.curve(row.budget, N)})
+    return pd.DataFrame(
+        {"budget": row.budget, "C": row.C, "N": N, "loss": iso.curve(row.budget, N)}
+    )
 
 
 def _draw_runs(ax: Axes, runs: pd.DataFrame, colors: Any) -> None:
@@ -79,7 +81,16 @@ def _draw_minima(ax: Axes, minima: pd.DataFrame, colors: Any) -> None:
         if np.isfinite(row.N_lo):
             span = [[row.N - row.N_lo], [row.N_hi - row.N]]
             ax.errorbar(row.N, row.loss, xerr=span, color=style.INK, lw=1.3, capsize=3, zorder=4)
-        ax.plot(row.N, row.loss, "*", ms=size, mec=style.INK, mew=0.9, mfc=colors.to_rgba(row.C), zorder=5)
+        ax.plot(
+            row.N,
+            row.loss,
+            "*",
+            ms=size,
+            mec=style.INK,
+            mew=0.9,
+            mfc=colors.to_rgba(row.C),
+            zorder=5,
+        )
 
 
 def _label_budgets(ax: Axes, runs: pd.DataFrame, parabolas: pd.DataFrame, colors: Any) -> None:
@@ -90,9 +101,13 @@ def _label_budgets(ax: Axes, runs: pd.DataFrame, parabolas: pd.DataFrame, colors
         curve = parabolas[parabolas["budget"] == budget]
         y = max(end["loss"], curve["loss"].iloc[-1]) if len(curve) else end["loss"]
         C = group["C"].mean()
-        anchors.append((end["N"], y, format_flops(C) + (" FLOPs" if number == 0 else ""), colors.to_rgba(C)))
+        anchors.append(
+            (end["N"], y, format_flops(C) + (" FLOPs" if number == 0 else ""), colors.to_rgba(C))
+        )
     reserve_right(ax, inches=0.55)
-    CurveLabels(ax, [anchors[i] for i in choose(len(anchors))], reach=2.5 if len(anchors) <= MANY else 0.5)
+    CurveLabels(
+        ax, [anchors[i] for i in choose(len(anchors))], reach=2.5 if len(anchors) <= MANY else 0.5
+    )
 
 
 def _add_legend(ax: Axes, data: dict[str, pd.DataFrame], level: float) -> None:
@@ -103,7 +118,21 @@ def _add_legend(ax: Axes, data: dict[str, pd.DataFrame], level: float) -> None:
     label = "minimum"
     if data["minima"]["N_lo"].notna().any():
         label += f", {100 * level:g} % interval"
-    handles.append(Line2D([], [], ls="-", lw=1.2, color=style.INK, marker="*", ms=11, mfc=style.MUTED, label=label))
+    handles.append(
+        Line2D(
+            [], [], ls="-", lw=1.2, color=style.INK, marker="*", ms=11, mfc=style.MUTED, label=label
+        )
+    )
     if not data["runs"]["used"].all():
-        handles.append(Line2D([], [], ls="", marker="o", mfc="none", color=style.MUTED, label="budget without a minimum"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                ls="",
+                marker="o",
+                mfc="none",
+                color=style.MUTED,
+                label="budget without a minimum",
+            )
+        )
     ax.legend(handles=handles, loc="best")

@@ -57,13 +57,15 @@ def write_report(
         The path written.
     """
     held = as_held_out(verification, runs)
-    checked = verify(fit, held) if set(fit.law.inputs) == {"N", "D"} else verify(fit, held[:0])
+    checked = verify(fit, held)
     name = _study_name(runs, Path(path))
     sentences = checks(fit, checked)
     parts = [
         f"<header><h1>{page.text(name)}</h1>{page.paragraph(question, 'question')}{page.paragraph(_summary(runs), 'meta')}</header>",
         _verdict_box(fit, iso, sentences),
-        page.section("What this law can and cannot tell", page.bullets(limits(fit, checked)), name="limits"),
+        page.section(
+            "What this law can and cannot tell", page.bullets(limits(fit, checked)), name="limits"
+        ),
         _verification_section(fit, checked),
         _floor_section(fit, runs),
         _figures_section(runs, fit, iso, envelope, held, target),
@@ -87,7 +89,11 @@ def as_held_out(verification: Any, runs: Runs) -> pd.DataFrame:
 
 def _study_name(runs: Runs, path: Path) -> str:
     names = runs.table["sweep"].dropna().unique() if "sweep" in runs.table else []
-    return f"Scaling study {', '.join(map(str, names))}" if len(names) else f"Scaling study {path.resolve().parent.name}"
+    return (
+        f"Scaling study {', '.join(map(str, names))}"
+        if len(names)
+        else f"Scaling study {path.resolve().parent.name}"
+    )
 
 
 def _summary(runs: Runs) -> str:
@@ -105,7 +111,11 @@ def _verdict_box(fit: Fit, iso: IsoFlops | None, sentences: Sequence[str]) -> st
 def _verification_section(fit: Fit, checked: pd.DataFrame) -> str:
     if not len(checked):
         return ""
-    return page.section("Predicted and measured", page.table(verification_table(checked, fit.level)), name="verification")
+    return page.section(
+        "Predicted and measured",
+        page.table(verification_table(checked, fit.level)),
+        name="verification",
+    )
 
 
 def _floor_section(fit: Fit, runs: Runs) -> str:
@@ -118,38 +128,108 @@ def _figures_section(
 ) -> str:  # fmt: skip
     drawers = draw_figures(runs, fit, iso, envelope=envelope, verification=held, target=target)
     drawers.pop("overview", None)  # its panels follow one by one
-    return page.section("Figures", *(page.figure(draw(), CAPTIONS[name], name=name) for name, draw in drawers.items()))
+    return page.section(
+        "Figures",
+        *(page.figure(draw(), CAPTIONS[name], name=name) for name, draw in drawers.items()),
+    )
 
 
-def _fit_section(fit: Fit, iso: IsoFlops | None, envelope: Envelope | None, warnings: Sequence[str]) -> str:
-    found = [*fit.warnings, *(iso.warnings if iso else ()), *(envelope.warnings if envelope else ()), *warnings]
+def _fit_section(
+    fit: Fit, iso: IsoFlops | None, envelope: Envelope | None, warnings: Sequence[str]
+) -> str:
+    found = [
+        *fit.warnings,
+        *(iso.warnings if iso else ()),
+        *(envelope.warnings if envelope else ()),
+        *warnings,
+    ]
     parts = [page.table(s.summary()) for s in (fit, iso, envelope) if s is not None]
     proof = fit.certificate
     basins = f"{len(proof.basins)} end point{'s' * (len(proof.basins) > 1)} from {sum(n for _, n in proof.basins)} starts"
-    parts.insert(1, page.paragraph(f"Certificate: {basins}; one more Newton step would gain {proof.decrement:.1e} of the objective; condition number {proof.condition:.1e}.", "note"))
+    parts.insert(
+        1,
+        page.paragraph(
+            f"Certificate: {basins}; one more Newton step would gain {proof.decrement:.1e} of the objective; condition number {proof.condition:.1e}.",
+            "note",
+        ),
+    )
     notes = "".join(page.paragraph(w, "warning") for w in dict.fromkeys(found))
-    return page.section("The fit", *parts, f"<h3>Warnings</h3>{notes}" if notes else page.paragraph("No check raised a warning."), name="fit")
+    return page.section(
+        "The fit",
+        *parts,
+        f"<h3>Warnings</h3>{notes}" if notes else page.paragraph("No check raised a warning."),
+        name="fit",
+    )
 
 
 def _runs_section(runs: Runs, fit: Fit) -> str:
     residual = fit.residuals().set_index("run_id")["residual"]
     rows, values = [], []
-    for row in runs.frame.sort_values(["C", "N"]).to_dict("records"):
-        away = 100 * residual[row["run_id"]] if row["run_id"] in residual.index and residual.index.is_unique else float("nan")
+    for row in _in_order(runs.frame).to_dict("records"):
+        away = (
+            100 * residual[row["run_id"]]
+            if row["run_id"] in residual.index and residual.index.is_unique
+            else float("nan")
+        )
         error = row.get("val_loss_se")
         rows.append([
             str(row["run_id"]), row["status"], row["role"], format_quantity(row["N"]), format_quantity(row["D"]), format_flops(row["C"]),
             _loss(row["L"]), _loss(error), "-" if math.isnan(away) else f"{away:+.2f}", format_duration(_number(row.get("seconds"))),
         ])  # fmt: skip
-        values.append([None, None, None, *(_number(v) for v in (row["N"], row["D"], row["C"], row["L"], error, away, row.get("seconds")))])
-    header = ["run", "status", "role", "N", "D [tokens]", "C [FLOPs]", f"{runs.loss} [nats/token]", "standard error", "from the law [%]", "time"]
+        values.append(
+            [
+                None,
+                None,
+                None,
+                *(
+                    _number(v)
+                    for v in (
+                        row["N"],
+                        row["D"],
+                        row["C"],
+                        row["L"],
+                        error,
+                        away,
+                        row.get("seconds"),
+                    )
+                ),
+            ]
+        )
+    header = [
+        "run",
+        "status",
+        "role",
+        "N",
+        "D [tokens]",
+        "C [FLOPs]",
+        f"{runs.loss} [nats/token]",
+        "standard error",
+        "from the law [%]",
+        "time",
+    ]
     skipped = [f"Skipped {p.path}: {p.message}" for p in runs.problems]
-    return page.section("Runs", page.paragraph("Select a heading to sort.", "note"), page.table(Table(header, rows), values=values), page.bullets(skipped))
+    return page.section(
+        "Runs",
+        page.paragraph("Select a heading to sort.", "note"),
+        page.table(Table(header, rows), values=values),
+        page.bullets(skipped),
+    )
+
+
+def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sort by budget, then size; compute that agrees within a percent or so is one budget."""
+    budget = rows["C"].map(lambda c: float(f"{c:.2g}") if c == c else c)
+    return rows.assign(_budget=budget).sort_values(["_budget", "N"]).drop(columns="_budget")
 
 
 def _setup_section(runs: Runs) -> str:
     rows = runs.frame
-    body = [[f"{group}: {c.replace('_', ' ')}", _values(rows[c])] for group, columns in SETUP for c in columns if c in rows and rows[c].notna().any()]
+    body = [
+        [f"{group}: {c.replace('_', ' ')}", _values(rows[c])]
+        for group, columns in SETUP
+        for c in columns
+        if c in rows and rows[c].notna().any()
+    ]
     software: dict[str, set[str]] = {}
     for versions in rows["software"].dropna() if "software" in rows else []:
         for package, version in versions.items():
@@ -197,4 +277,11 @@ def _reproduce_section(runs: Runs, fit: Fit, name: str) -> str:
         f'fit = sl.fit(runs, law="{fit.law.name}", objective="{fit.objective.name}", intervals="{fit.intervals}", seed={fit.seed})',
     ])  # fmt: skip
     source = f"Law: {fit.law.name}, {fit.law.source}." if fit.law.source else ""
-    return page.section("Repeat it", commands, page.paragraph("The same in Python:"), script, page.paragraph(source, "note"), name="reproduce")
+    return page.section(
+        "Repeat it",
+        commands,
+        page.paragraph("The same in Python:"),
+        script,
+        page.paragraph(source, "note"),
+        name="reproduce",
+    )

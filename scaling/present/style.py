@@ -93,7 +93,7 @@ def panels(rows: int, columns: int, *, size: tuple[float, float]) -> Iterator[tu
 
 def colormap(name: str = "viridis") -> colors.Colormap:
     """Return viridis (compute) or plasma (size) without the pale end, which is lost on white."""
-    full = mpl.colormaps[name](np.linspace(0.0, 0.86, 256))
+    full = mpl.colormaps[name](np.linspace(0.0, 0.8, 256))
     return colors.LinearSegmentedColormap.from_list(f"{name}_cut", full)
 
 
@@ -135,7 +135,11 @@ def format_tick(value: float, kind: str) -> str:
     """Write a tick: counts as 10k, 1M, 1B; FLOPs as powers; losses as plain numbers."""
     if kind == "C":
         mantissa, exponent = format_flops(value).split("e")
-        return rf"$10^{{{exponent}}}$" if mantissa == "1" else rf"${mantissa}{{\cdot}}10^{{{exponent}}}$"
+        return (
+            rf"$10^{{{exponent}}}$"
+            if mantissa == "1"
+            else rf"${mantissa}{{\cdot}}10^{{{exponent}}}$"
+        )
     return format_quantity(value) if kind in ("N", "D") else f"{value:.4g}"
 
 
@@ -219,13 +223,21 @@ def save(
     wanted = list(dict.fromkeys([*([own] if own in known else []), *formats])) or ["png"]
     for name in wanted:
         if name not in known:
-            raise ConfigError(f"formats: {name!r} is none of {', '.join(known)}. Choose one of these.")
+            raise ConfigError(
+                f"formats: {name!r} is none of {', '.join(known)}. Choose one of these."
+            )
     drawn = figure_of(figure)
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{name}") for name in wanted]
     with mpl.rc_context(RC):
         for file in files:
-            undated = {"Date": None} if file.suffix == ".svg" else {"CreationDate": None} if file.suffix == ".pdf" else None
+            undated = (
+                {"Date": None}
+                if file.suffix == ".svg"
+                else {"CreationDate": None}
+                if file.suffix == ".pdf"
+                else None
+            )
             drawn.savefig(file, dpi=160, metadata=undated)
     table = table_of(drawn)
     if len(table):

@@ -17,10 +17,17 @@ FAR = 10.0  # how far beyond the largest run the verdict speaks
 
 def verdict(fit: Fit, iso: IsoFlops | None) -> str:
     """Return the answer in a sentence: the exponent with its interval and one optimum to act on."""
-    percent = f"{100 * fit.level:g} % interval"
+    percent = (
+        f"{100 * fit.level:g} % interval"
+        if fit.intervals != "none"
+        else "no interval was asked for"
+    )
     if fit.law.optimum is None:
-        values = ", ".join(f"{n} = {' '.join(format_with_interval(fit.get(n), *fit.interval(n))).strip()}" for n in fit.law.names)
-        return f"{fit.law.formula}, with {values} ({percent}s)."
+        values = ", ".join(
+            f"{n} = {' '.join(format_with_interval(fit.get(n), *fit.interval(n))).strip()}"
+            for n in fit.law.names
+        )
+        return f"{fit.law.formula}, with {values}" + f" ({percent})."
     C = FAR * float(fit.runs.C.max())
     best = fit.optimal(C).iloc[0]
     start = ""
@@ -51,7 +58,11 @@ def limits(fit: Fit, checked: pd.DataFrame) -> list[str]:
     runs = fit.runs
     decades = np.log10(runs.C.max() / runs.C.min())
     tested = float(checked["beyond"].max()) if len(checked) else 0.0
-    reach = f"{tested:.2g} times that compute, where it was tested" if tested > 1 else "that range; nothing beyond it was tested"
+    reach = (
+        f"{tested:.2g} times that compute, where it was tested"
+        if tested > 1
+        else "that range; nothing beyond it was tested"
+    )
     sentences = [
         f"It can tell how loss, size and tokens trade against each other between {format_flops(runs.C.min())} and {format_flops(runs.C.max())} "
         f"FLOPs ({decades:.1f} decades, models of {format_quantity(runs.N.min())} to {format_quantity(runs.N.max())} parameters), and up to {reach}.",
@@ -71,7 +82,9 @@ def limits(fit: Fit, checked: pd.DataFrame) -> list[str]:
         )
     seeds = runs.fit_rows["seed"].nunique() if "seed" in runs.fit_rows else 0
     if seeds <= 1:
-        sentences.append("Each point is one run. The scatter between seeds is not measured by repeats but taken from the runs' distance to the law.")
+        sentences.append(
+            "Each point is one run. The scatter between seeds is not measured by repeats but taken from the runs' distance to the law."
+        )
     return sentences
 
 
@@ -84,14 +97,30 @@ def floor_table(fit: Fit, runs: Runs) -> Table | None:
     lo, hi = fit.interval("E")
     number, span = format_with_interval(fit.get("E"), lo, hi)
     body = [["fitted floor E", number, span or ("held" if "E" in fit.fixed else "-"), ""]]
-    meaning = {"true_loss": "true source's loss on the same held-out tokens", "entropy_rate": "entropy rate of the true source"}
+    meaning = {
+        "true_loss": "true source's loss on the same held-out tokens",
+        "entropy_rate": "entropy rate of the true source",
+    }
     for column in known:
         value = 0.0 if runs.loss == "val_excess" else float(rows[column].astype(float).mean())
         if runs.loss == "val_excess" and column == "entropy_rate":
             continue  # the excess has one floor, zero
         inside = "-" if not np.isfinite(lo) else "yes" if lo <= value <= hi else "no"
-        body.append([meaning[column] if runs.loss != "val_excess" else "floor of the excess over the true source", f"{value:.4f}", "", inside])
-    return Table(["", "nats/token", f"{100 * fit.level:g} % interval", "inside the interval"], body, title="Fitted floor and true floor")
+        body.append(
+            [
+                meaning[column]
+                if runs.loss != "val_excess"
+                else "floor of the excess over the true source",
+                f"{value:.4f}",
+                "",
+                inside,
+            ]
+        )
+    return Table(
+        ["", "nats/token", f"{100 * fit.level:g} % interval", "inside the interval"],
+        body,
+        title="Fitted floor and true floor",
+    )
 
 
 def _span(value: float, lo: float, hi: float) -> str:
@@ -99,5 +128,9 @@ def _span(value: float, lo: float, hi: float) -> str:
 
 
 def _count(row: pd.Series, name: str) -> str:
-    span = f" [{format_quantity(row[f'{name}_lo'])}, {format_quantity(row[f'{name}_hi'])}]" if np.isfinite(row[f"{name}_lo"]) else ""
+    span = (
+        f" [{format_quantity(row[f'{name}_lo'])}, {format_quantity(row[f'{name}_hi'])}]"
+        if np.isfinite(row[f"{name}_lo"])
+        else ""
+    )
     return format_quantity(row[name]) + span

@@ -11,7 +11,20 @@ from scaling.analysis.fitting import Fit
 from scaling.study.table import Table
 from scaling.study.units import format_flops, format_quantity, format_with_interval
 
-COLUMNS = ("run_id", "N", "D", "C", "measured", "predicted", "lo", "hi", "next_lo", "next_hi", "beyond", "inside")
+COLUMNS = (
+    "run_id",
+    "N",
+    "D",
+    "C",
+    "measured",
+    "predicted",
+    "lo",
+    "hi",
+    "next_lo",
+    "next_hi",
+    "beyond",
+    "inside",
+)
 
 
 def verify(fit: Fit, held: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -33,7 +46,13 @@ def verify(fit: Fit, held: pd.DataFrame | None = None) -> pd.DataFrame:
         return pd.DataFrame(columns=list(COLUMNS))
     held = held.reset_index(drop=True)
     now = fit.predict(N=held["N"].to_numpy(float), D=held["D"].to_numpy(float))
-    fresh = {"predicted": now.loss, "lo": now.lo, "hi": now.hi, "next_lo": now.next_lo, "next_hi": now.next_hi}
+    fresh = {
+        "predicted": now.loss,
+        "lo": now.lo,
+        "hi": now.hi,
+        "next_lo": now.next_lo,
+        "next_hi": now.next_hi,
+    }
     table = pd.DataFrame({
         "run_id": held.get("run_id", pd.Series([f"run {i}" for i in range(len(held))])),
         "N": held["N"], "D": held["D"], "C": held.get("C", pd.Series(now.C)),
@@ -49,9 +68,20 @@ def verify(fit: Fit, held: pd.DataFrame | None = None) -> pd.DataFrame:
 def verification_table(checked: pd.DataFrame, level: float) -> Table:
     """Return predicted against measured for people to read."""
     rows = [_cells(row) for row in checked.to_dict("records")]
-    header = ["run", "N", "D [tokens]", "C [FLOPs]", "beyond the fit", "predicted [nats/token]",
-              f"next run, {100 * level:g} %", "measured [nats/token]", "error", "inside"]  # fmt: skip
-    return Table(header, rows, title="Predicted and measured")
+    header = [
+        "run",
+        "predicted",
+        f"{100 * level:g} % interval",
+        "measured",
+        "error",
+        "inside",
+        "N",
+        "D",
+        "C",
+        "beyond the fit",
+    ]
+    title = "Loss in nats per token; the interval is that of a single run. N in parameters, D in tokens, C in FLOPs."
+    return Table(header, rows, title=title)
 
 
 def explain(row: Any, fit: Fit) -> str:
@@ -59,7 +89,7 @@ def explain(row: Any, fit: Fit) -> str:
     error = row["measured"] / row["predicted"] - 1
     where = f"at {row['beyond']:.2g}x the largest compute in the fit"
     number, span = format_with_interval(row["predicted"], row["next_lo"], row["next_hi"])
-    start = f"{where.capitalize()} the law predicted {number} {span} nats per token; {row['measured']:.4g} was measured ({100 * error:+.2g} %)"
+    start = f"{where[0].upper()}{where[1:]} the law predicted {number} {span} nats per token; {row['measured']:.4g} was measured ({100 * error:+.2g} %)"
     if row["inside"]:
         return f"{start}, inside the {100 * fit.level:g} % interval."
     if not np.isfinite(row["next_lo"]):
@@ -82,8 +112,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
     number, span = format_with_interval(row["predicted"], row["next_lo"], row["next_hi"])
     decimals = len(number.split(".")[1]) if "." in number else 4
     return [
-        str(row["run_id"]), format_quantity(row["N"]), format_quantity(row["D"]), format_flops(row["C"]),
-        f"{row['beyond']:.3g}x", number, span or "-", f"{row['measured']:.{max(decimals, 3)}f}",
+        str(row["run_id"]), number, span or "-", f"{row['measured']:.{max(decimals, 3)}f}",
         f"{100 * (row['measured'] / row['predicted'] - 1):+.2f} %",
         "yes" if row["inside"] else "no" if np.isfinite(row["next_lo"]) else "-",
+        format_quantity(row["N"]), format_quantity(row["D"]), format_flops(row["C"]), f"{row['beyond']:.3g}x",
     ]  # fmt: skip

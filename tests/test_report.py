@@ -1,0 +1,155 @@
+import re
+import shutil
+import subprocess
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from plot_data import isoflop_runs
+
+from scaling.analysis.fitting import fit
+from scaling.analysis.isoflops import fit_isoflops
+from scaling.analysis.runs import load
+from scaling.present.report import write_report
+from scaling.present.verification import verify
+
+BUDGETS = (3e10, 1e11, 3e11, 1e12)
+BROWSER = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="no chromium-headless-shell or chromium on PATH"
+)
+
+
+def study(tmp_path, *, off=0.0, change=None, **more):
+    runs = isoflop_runs(BUDGETS, verify=(4e12,), noise=0.003, off=off)
+    if change:
+        runs = load(change(runs.table))
+    law = fit(runs, resamples=60)
+    path = write_report(
+        tmp_path / "deep" / "report.html", runs=runs, fit=law, iso=fit_isoflops(runs), **more
+    )
+    return path, runs, law
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return study(
+        tmp_path_factory.mktemp("report"),
+        question="How large should a <model> be?",
+        warnings=["Mind the gap."],
+    )
+
+
+def plain(path):
+    """The visible text of the page."""
+    source = re.sub(r"<(style|script|svg).*?</\1>", " ", path.read_text(), flags=re.S)
+    return " ".join(re.sub(r"<[^>]+>", " ", source).split())
+
+
+def test_report_needs_no_network_and_is_small(written):
+    source = written[0].read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", source)
+    assert "@import" not in source and "url(http" not in source
+    assert len(source) < 2e6  # 30 runs; the limit is 5 MB for 1,000
+    assert source.count("<svg") == 6 and plt.get_fignums() == []
+
+
+def test_report_states_question_verdict_check_and_limits(written):
+    path, runs, law = written
+    words = plain(path)
+    assert "How large should a &lt;model&gt; be?" in words
+    assert f"a = {law.get('a'):.3f}"[:8] in words and "90 % interval" in words
+    assert "inside the 90 % interval" in words
+    assert "cannot tell what happens orders of magnitude beyond" in words
+    assert "Mind the gap." in words and runs.conventions in words
+
+
+def test_report_says_when_the_prediction_missed_and_why(tmp_path):
+    path, _, _ = study(tmp_path, off=0.08)
+    words = plain(path)
+    assert "outside the 90 % interval" in words and "upwards" in words
+
+
+def test_report_uses_the_forecast_that_was_stated(tmp_path):
+    runs = isoflop_runs(BUDGETS, verify=(4e12,), noise=0.003)
+    law = fit(runs, resamples=60)
+    stated = verify(law).assign(predicted=1.234, next_lo=1.2, next_hi=1.3)
+    path = write_report(tmp_path / "r.html", runs=runs, fit=law, verification=stated)
+    assert "1.234" in plain(path)
+
+
+def test_report_compares_the_floor_with_the_true_one(tmp_path):
+    path, _, law = study(
+        tmp_path,
+        change=lambda t: t.assign(
+            entropy_rate=1.3, true_loss=1.31, val_excess=t["val_loss"] - 1.31
+        ),
+    )
+    words = plain(path)
+    assert "Fitted floor and true floor" in words and "1.3100" in words and "1.3000" in words
+    lo, hi = law.interval("E")
+    assert ("yes" if lo <= 1.31 <= hi else "no") in words.split("1.3100")[1][:8]
+
+
+def test_report_has_every_run_with_its_status(tmp_path):
+    def lose_one(table):
+        return table.assign(
+            status=["diverged", *table["status"][1:]], val_loss=[None, *table["val_loss"][1:]]
+        )
+
+    path, runs, _ = study(tmp_path, change=lose_one)
+    words = plain(path)
+    assert all(name in words for name in runs.table["run_id"]) and "diverged" in words
+
+
+def test_report_escapes_what_records_say(tmp_path):
+    path, _, _ = study(
+        tmp_path, change=lambda t: t.assign(device="<script>alert(1)</script>", sweep="a&b")
+    )
+    source = path.read_text()
+    assert "<script>alert" not in source and "a&amp;b" in source
+
+
+@pytest.mark.parametrize("law", ["power_C", "kaplan"])
+def test_report_is_written_for_other_laws_and_without_intervals(tmp_path, law):
+    runs = isoflop_runs(BUDGETS, verify=(4e12,), noise=0.003)
+    path = write_report(tmp_path / "r.html", runs=runs, fit=fit(runs, law=law, intervals="none"))
+    assert "Repeat it" in plain(path) and " nan" not in plain(path)
+
+
+def test_report_of_a_thousand_runs_stays_under_5_megabytes(tmp_path):
+    runs = isoflop_runs(tuple(10 ** (10 + 0.02 * i * 4) for i in range(100)), sizes=10, verify=())
+    path = write_report(
+        tmp_path / "r.html", runs=runs, fit=fit(runs, intervals="delta"), iso=fit_isoflops(runs)
+    )
+    assert len(runs) == 1000 and path.stat().st_size < 5e6
+
+
+@needs_browser
+def test_report_sorts_in_a_real_browser_without_console_errors(written, tmp_path):
+    clicks = """<script>
+      const heads = [...document.querySelectorAll("table.sortable th")];
+      const loss = heads.findIndex(h => h.textContent.startsWith("val_loss"));
+      const column = () => [...document.querySelectorAll("table.sortable tbody tr")].map(r => r.cells[loss].textContent).join(" ");
+      heads[loss].querySelector("button").click(); document.body.dataset.up = column();
+      heads[loss].querySelector("button").click(); document.body.dataset.down = column();
+      document.body.dataset.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+    </script></body>"""
+    copy = tmp_path / "report.html"
+    copy.write_text(written[0].read_text().replace("</body>", clicks))
+    done = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=390,900",
+         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", copy.as_uri()],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    up = re.search(r'data-up="([^"]*)"', done.stdout)[1].split()
+    down = re.search(r'data-down="([^"]*)"', done.stdout)[1].split()
+    losses = pd.Series(up).astype(float)
+    assert len(up) == 29 and losses.is_monotonic_increasing and down == up[::-1]
+    assert 'aria-sort="descending"' in done.stdout
+    assert 'data-wide="false"' in done.stdout  # a phone scrolls tables, not the page
+    assert "CONSOLE" not in done.stderr, done.stderr
