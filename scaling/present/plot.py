@@ -16,7 +16,8 @@ from scaling.analysis.isoflops import IsoFlops
 from scaling.analysis.runs import Runs
 from scaling.present import style
 from scaling.present.allocation import frontier, frontiers
-from scaling.present.diagnostics import prediction, residuals, surface
+from scaling.present.diagnostics import prediction, residuals
+from scaling.present.landscape import surface
 from scaling.present.learning import curves, learning_rate
 from scaling.present.profiles import isoflop
 from scaling.present.style import save, table_of

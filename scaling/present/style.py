@@ -57,13 +57,7 @@ RC: Any = {
     "svg.hashsalt": "scaling",  # the same figure gives the same file
 }
 
-UNITS = {
-    "N": "model size N",
-    "D": "training tokens D",
-    "C": "training compute C [FLOPs]",
-    "L": "validation loss [nats/token]",
-    "tokens_per_param": "tokens per parameter D / N",
-}
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 _TABLES: WeakKeyDictionary[Axes, Mapping[str, pd.DataFrame]] = WeakKeyDictionary()
 
@@ -135,11 +129,10 @@ def format_tick(value: float, kind: str) -> str:
     """Write a tick: counts as 10k, 1M, 1B; FLOPs as powers; losses as plain numbers."""
     if kind == "C":
         mantissa, exponent = format_flops(value).split("e")
-        return (
-            rf"$10^{{{exponent}}}$"
-            if mantissa == "1"
-            else rf"${mantissa}{{\cdot}}10^{{{exponent}}}$"
-        )
+        power = "10" + exponent.translate(
+            SUPERSCRIPT
+        )  # characters: mathematical text is 20x slower
+        return power if mantissa == "1" else f"{mantissa}·{power}"
     return format_quantity(value) if kind in ("N", "D") else f"{value:.4g}"
 
 
