@@ -98,11 +98,11 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 
 def search_path_override(overrides: Sequence[str]) -> list[str]:
-    """Return the override that lets Hydra find `sweeps/`: the user's own folder first, then ours."""
+    """Return the override that lets Hydra find sweep files: the user's own folder first, then ours."""
     if any(o.startswith("hydra.searchpath=") for o in overrides):
         return []
-    folders = [f for f in (Path.cwd(), data_dir("sweeps").parent) if (f / "sweeps").is_dir()]
-    paths = ",".join(f"'file://{f}'" for f in dict.fromkeys(folders))
+    folders = [f for f in (Path.cwd() / "sweeps", data_dir("sweeps")) if f.is_dir()]
+    paths = ",".join(f"'sweeps://{f}'" for f in dict.fromkeys(folders))
     return [f"hydra.searchpath=[{paths}]"]
 
 

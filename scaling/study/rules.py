@@ -17,7 +17,7 @@ def batch_tokens_rule(tokens: float) -> float:
 
 def learning_rate_rule(params: float, tokens: float) -> float:
     """Return AdamW's peak learning rate for N parameters and D tokens."""
-    return 0.01 * (params / 1e5) ** -0.25
+    return 0.0045 * (params / 1e5) ** -0.37
 
 
 def weight_decay_rule(lr: float, batch_tokens: float, tokens: float, params: float) -> float:

@@ -1,0 +1,76 @@
+"""scaling plan [SWEEP] [key=value ...]: what would be run, exactly, without running it.
+
+  scaling plan quickstart
+  scaling plan model.params=40M budget.flops=1e17
+  scaling plan quickstart calibrate=false              no time estimate, no measuring
+
+Times come from a few real steps of the sweep's shapes on this machine (under a minute, then remembered).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scaling.cli import known_sweep, split_sweep
+from scaling.cli.compose import Sweep, compose_sweep
+from scaling.cli.estimate import Estimate, estimate_seconds
+from scaling.cli.sweep import is_finished, unique_plans
+from scaling.study.plan import RunPlan
+from scaling.study.table import Table
+from scaling.study.units import format_duration, format_flops, format_quantity
+
+OFF = 0.002  # target and actual are both shown where they differ by more
+
+
+def run_plan(arguments: Sequence[str]) -> int:
+    """Print one line per run and the totals."""
+    name, rest = split_sweep(arguments)
+    measure = "calibrate=false" not in rest
+    rest = [a for a in rest if not a.startswith("calibrate=")]
+    sweep = compose_sweep([*([f"sweeps={known_sweep(name)}"] if name else []), *rest])
+    plans = [plan for _, plan in unique_plans(sweep.points)]
+    estimate = estimate_seconds(plans, sweep.jobs) if measure else None
+    print(describe_plan(sweep, plans, estimate))
+    return 0
+
+
+def describe_plan(sweep: Sweep, plans: Sequence[RunPlan], estimate: Estimate | None) -> str:
+    """Return the plan in text: question, table, totals."""
+    header = ["run", "N", "N total", "D", "D/N", "steps", "batch", "lr", "wd", "6ND", "counted", "time", ""]
+    rows = [_row(plan, estimate) for plan in plans]
+    convention = plans[0].config.model.params_convention.replace("_", "-")
+    head = [f"{sweep.name}: {sweep.design.question}"] if sweep.design.question else []
+    note = (
+        f"N is {convention}; 6ND uses it; counted is every matrix product, attention and head too. "
+        "batch in tokens/step; lr and wd by rule in (N, D) unless set."
+    )
+    return "\n".join([*head, Table(header, rows, note=note).text(), "", totals(plans, estimate)])
+
+
+def _row(plan: RunPlan, estimate: Estimate | None) -> list[str]:
+    seconds = estimate.seconds[plan.run_id] if estimate and plan.run_id in estimate.seconds else None
+    return [
+        plan.run_id, _beside(plan.params_target, plan.params), format_quantity(plan.counts.total),
+        _beside(plan.tokens_target, plan.tokens), f"{plan.tokens / plan.params:.3g}", f"{plan.steps:,}", f"{plan.batch_tokens:,}",
+        f"{plan.lr:.3g}", f"{plan.weight_decay:.3g}", format_flops(plan.flops_6nd), format_flops(plan.flops_counted),
+        format_duration(seconds), "finished" if is_finished(plan) else "",
+    ]  # fmt: skip
+
+
+def _beside(target: float, actual: float) -> str:
+    """Show the actual number, with the target before it where they differ."""
+    if abs(actual / target - 1) <= OFF:
+        return format_quantity(actual)
+    return f"{format_quantity(target, 4)} → {format_quantity(actual, 4)}"
+
+
+def totals(plans: Sequence[RunPlan], estimate: Estimate | None) -> str:
+    """Say what the whole costs, and what of it is still to do."""
+    missing = [p for p in plans if not is_finished(p)]
+    lines = [
+        f"{len(plans)} runs, {len(plans) - len(missing)} finished. Total {format_flops(sum(p.flops_6nd for p in plans))} FLOPs (6ND), "
+        f"{format_flops(sum(p.flops_counted for p in plans))} counted, {format_quantity(sum(p.tokens for p in plans))} tokens."
+    ]
+    if estimate is not None:
+        lines.append(estimate.describe(missing))
+    return "\n".join(lines)
