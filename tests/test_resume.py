@@ -1,0 +1,124 @@
+"""A run killed with -9 at any moment ends like the one that was never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_run import STEPS, small_plan
+
+from scaling.study.record import read_metrics, read_record
+from scaling.training.checkpoint import list_checkpoints
+from scaling.training.trainer import train
+
+# a child process that trains the small run with a checkpoint after every step, slowly enough to hit
+CHILD = """
+import sys, time
+from pathlib import Path
+from small_run import small_plan
+from scaling.training.trainer import train
+plan = small_plan(Path(sys.argv[1]), **{"train.checkpoint_seconds": 1e-6})
+train(plan, on_progress=lambda progress: (print(progress["step"], flush=True), time.sleep(0.02)))
+"""
+NUMBERS = ("step", "tokens", "train_loss", "val_loss", "val_excess", "lr", "grad_norm")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    plan = small_plan(tmp_path_factory.mktemp("undisturbed"))
+    record = train(plan)
+    return record, numbers(plan.folder)
+
+
+def numbers(folder: Path) -> list[dict]:
+    """Rows without what depends on the clock."""
+    return [{k: row[k] for k in NUMBERS if k in row} for row in read_metrics(folder)]
+
+
+def start_child(folder: Path) -> subprocess.Popen:
+    here = Path(__file__).parent
+    environment = os.environ | {
+        "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def kill_after(folder: Path, step: int) -> None:
+    """Train in a process of its own and kill it without notice once it is past a step."""
+    child = start_child(folder)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if int(line) >= step:
+            break
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+
+
+def test_run_killed_twice_gives_the_same_losses_to_the_bit(tmp_path, undisturbed):
+    record, rows = undisturbed
+    plan = small_plan(tmp_path)
+    for step in (10, 35):
+        kill_after(tmp_path, step)
+        assert read_record(plan.folder).status == "running"
+    resumed = train(plan)
+    assert resumed.resumes == 2
+    assert (resumed.val_loss, resumed.val_excess, resumed.train_loss) == (
+        record.val_loss,
+        record.val_excess,
+        record.train_loss,
+    )
+    assert numbers(plan.folder) == rows
+    notes = (plan.folder / "notes.log").read_text()
+    assert "continued from step" in notes and "took over from process" in notes
+
+
+def test_damaged_last_checkpoint_and_cut_metrics_are_survived(tmp_path, undisturbed):
+    record, rows = undisturbed
+    plan = small_plan(tmp_path)
+    kill_after(tmp_path, 30)
+    newest, older = list_checkpoints(plan.folder)
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    with open(plan.folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 31, "tok')
+    resumed = train(plan)
+    assert numbers(plan.folder) == rows
+    assert resumed.val_loss == record.val_loss
+    notes = (plan.folder / "notes.log").read_text()
+    assert f"{newest.name}: damaged" in notes
+    assert f"continued from step {int(older.stem.split('-')[1])} of {STEPS}" in notes
+
+
+def test_kill_before_the_first_checkpoint_starts_again(tmp_path, undisturbed):
+    _, rows = undisturbed
+    plan = small_plan(tmp_path)
+    kill_after(tmp_path, 20)
+    for path in list_checkpoints(plan.folder):
+        path.unlink()
+    record = train(plan)
+    assert numbers(plan.folder) == rows and record.resumes == 0
+
+
+def test_two_processes_on_one_run_do_not_mix(tmp_path, undisturbed):
+    _, rows = undisturbed
+    plan = small_plan(tmp_path)
+    first = start_child(tmp_path)
+    claim = plan.folder / "claim.json"
+    deadline = time.time() + 60
+    while not claim.exists() and time.time() < deadline:
+        time.sleep(0.01)
+    second = start_child(tmp_path)
+    assert {first.wait(), second.wait()} == {0, 1}
+    assert numbers(plan.folder) == rows
+    assert json.loads((plan.folder / "run.json").read_text())["status"] == "done"

@@ -1,0 +1,99 @@
+"""The wandb mirror: really offline, read back from its own file; never in the way."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+from small_run import small_plan
+
+from scaling.study.record import read_metrics
+from scaling.training.tracker import Tracker
+from scaling.training.trainer import train
+
+wandb = pytest.importorskip("wandb")
+BLOCK = 32_768  # LevelDB log framing, which wandb files use after a 7-byte header
+
+
+def read_wandb(path: Path) -> list:
+    """Read the records of a .wandb file."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, position, part, records = path.read_bytes(), 7, b"", []
+    assert data.startswith(b":W&B")
+    while position + 7 <= len(data):
+        left = BLOCK - position % BLOCK
+        if left < 7:
+            position += left
+            continue
+        _, size, kind = struct.unpack("<IHB", data[position : position + 7])
+        if kind == 0:
+            break
+        chunk = data[position + 7 : position + 7 + size]
+        position += 7 + size
+        part = part + chunk if kind in (3, 4) else chunk  # middle and last pieces continue
+        if kind in (1, 4):  # whole, or last
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(part)
+            records.append(record)
+    return records
+
+
+def test_offline_mirror_holds_every_row_and_the_result(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    plan = small_plan(tmp_path, **{"tracker.name": "wandb", "sweep": "toy"})
+    record = train(plan)
+    (path,) = plan.folder.glob("wandb/offline-run-*/run-*.wandb")
+    records = read_wandb(path)
+    runs = [r.run for r in records if r.WhichOneof("record_type") == "run"]
+    assert (runs[0].run_id, runs[0].run_group, runs[0].project) == (plan.run_id, "toy", "scaling")
+    mirrored = []
+    for r in records:
+        if r.WhichOneof("record_type") == "history":
+            mirrored.append(
+                {
+                    (i.key or ".".join(i.nested_key)): json.loads(i.value_json)
+                    for i in r.history.item
+                }
+            )
+    rows = read_metrics(plan.folder)
+    for key in ("train_loss", "val_loss"):
+        assert [m[key] for m in mirrored if key in m] == [row[key] for row in rows if key in row]
+    summary = {}
+    for r in records:
+        if r.WhichOneof("record_type") == "summary":
+            summary |= {
+                (i.key or ".".join(i.nested_key)): json.loads(i.value_json)
+                for i in r.summary.update
+            }
+    assert summary["val_loss"] == record.val_loss and summary["status"] == "done"
+
+
+def test_missing_wandb_is_noted_and_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # what `import` sees when it is not installed
+    plan = small_plan(tmp_path, **{"tracker.name": "wandb"})
+    assert train(plan).status == "done"
+    assert "wandb is not installed" in (plan.folder / "notes.log").read_text()
+
+
+def test_missing_key_is_noted_and_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    plan = small_plan(tmp_path, **{"tracker.name": "wandb", "tracker.mode": "online"})
+    assert train(plan).status == "done"
+    assert "wandb login" in (plan.folder / "notes.log").read_text()
+
+
+def test_failure_on_the_way_is_noted_once():
+    class Broken:
+        def log(self, *_args, **_kwargs):
+            raise ConnectionError("server\nis gone")
+
+    notes = []
+    tracker = Tracker(Broken(), notes.append)
+    for step in (1, 2):
+        tracker.log({"step": step})
+    assert notes == ["tracker: wandb could not log a row (server); the run goes on without it"]
