@@ -79,7 +79,7 @@ def compare(
     """
     runs = as_runs(runs)
     limit = np.inf if holdout_above is None else holdout_above
-    inside = runs.C <= limit
+    inside = ~(limit < runs.C)
     if holdout_above is not None and (inside.all() or not inside.any()):
         raise FitError(f"compare: holdout_above={holdout_above:.3g} leaves {inside.sum()} runs to fit and {(~inside).sum()} to predict; C spans {runs.C.min():.3g} to {runs.C.max():.3g}.")
     near, far = runs.where(inside), runs.where(~inside) if not inside.all() else None

@@ -14,6 +14,7 @@ from scaling.study.errors import FitError
 
 METHODS = ("bootstrap", "delta", "none")
 RESAMPLES = 400
+FREE = 4.0
 
 
 def draw(problem: Problem, theta: np.ndarray, *, method: str, resamples: int, seed: int) -> np.ndarray:
@@ -54,14 +55,21 @@ def delta(problem: Problem, theta: np.ndarray, resamples: int, seed: int) -> np.
     Covariance: residual variance times (J'J)^-1, for a robust objective times the variance of psi
     over its mean slope squared (Huber 1981, section 6.3).
     """
+    rng = np.random.default_rng(seed)
+    draws = rng.multivariate_normal(theta, covariance(problem, theta), size=resamples, method="eigh")
+    return np.clip(draws, problem.low, problem.high)
+
+
+def covariance(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Return the covariance of theta by linearisation, [P, P]; parameters on a bound have none."""
     J = problem.jacobian(theta[None])[1][0]
     inside = (theta > problem.low) & (theta < problem.high)
-    covariance = np.zeros((len(theta), len(theta)))
-    normal = J[:, inside].T @ J[:, inside]
-    covariance[np.ix_(inside, inside)] = dispersion(problem, theta) * np.linalg.pinv(normal, hermitian=True)
-    rng = np.random.default_rng(seed)
-    draws = rng.multivariate_normal(theta, covariance, size=resamples, method="eigh")
-    return np.clip(draws, problem.low, problem.high)
+    noise = dispersion(problem, theta)
+    # The ridge bounds a parameter that the runs leave free at an SD of FREE (a factor e^4).
+    normal = J.T @ J + np.diag(problem.prior(theta)[2] + noise / FREE**2)
+    full = np.zeros((len(theta), len(theta)))
+    full[np.ix_(inside, inside)] = noise * np.linalg.inv(normal[np.ix_(inside, inside)])
+    return full
 
 
 def dispersion(problem: Problem, theta: np.ndarray) -> float:
