@@ -14,6 +14,7 @@ from scaling.study.errors import TrainError
 # A claim from another machine whose heartbeat is older than this is dead. A run writes one at
 # least every few seconds; ten minutes leave room for a stalled network file system.
 DEAD_AFTER = 600.0  # s
+BEAT_EVERY = 5.0  # s
 HALF_WRITTEN = 2.0  # s; an empty claim that is older was left by a kill
 
 
@@ -31,6 +32,7 @@ class Claim:
         self.path = folder / "claim.json"
         self.token = uuid.uuid4().hex
         self.taken_over: str | None = None
+        self._beaten = 0.0
 
     def __enter__(self) -> Claim:
         for _ in range(100):
@@ -56,7 +58,10 @@ class Claim:
             self.path.unlink(missing_ok=True)
 
     def beat(self) -> None:
-        """Renew the heartbeat."""
+        """Renew the heartbeat, if it is time."""
+        if time.monotonic() - self._beaten < BEAT_EVERY:
+            return
+        self._beaten = time.monotonic()
         try:
             os.utime(self.path)
         except FileNotFoundError:  # the folder was deleted under the run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -57,10 +58,10 @@ def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
         DataError: the data is missing, damaged, or would be repeated more than `data.max_epochs`.
     """
     # 1. what is finished is not trained again
-    check_writable(plan.folder)
     record = finished_record(plan.folder)
     if record is not None:
         return record
+    check_writable(plan.folder)
 
     # 2. one process per run; another may have finished it meanwhile
     with Claim(plan.folder) as claim:
@@ -72,14 +73,9 @@ def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
             book.note(claim.taken_over)
         try:
             return _train(plan, book, claim)
-        except torch.OutOfMemoryError as error:
-            half = max(1, plan.batch_seqs // 2) * plan.shape.context
-            book.end("failed", "out of device memory")
-            raise TrainError(
-                f"{plan.run_id}: out of device memory. Set train.micro_batch_tokens={half} or less."
-            ) from error
         except Exception as error:  # recorded, whatever it is, and raised again
-            book.end("failed", f"{type(error).__name__}: {error}")
+            with contextlib.suppress(OSError):  # on a full disk even this may fail
+                book.end("failed", f"{type(error).__name__}: {error}")
             raise
 
 
@@ -106,10 +102,8 @@ def _train(plan: RunPlan, book: Logbook, claim: Claim) -> RunRecord:
             claim.beat()
             if interrupt.signal:
                 run.save()
-                book.end(
-                    "running",
-                    f"interrupted by {interrupt.signal.name} at step {step}; start it again to go on",
-                )
+                reason = f"interrupted by {interrupt.signal.name} at step {step}; start it again to go on"
+                book.end("running", reason)
                 interrupt.stop()
     if run.diverged:
         return book.end("diverged", run.diverged)
@@ -191,11 +185,17 @@ class Run:
 
     def take_step(self) -> Tensor:
         """Do one optimiser step; returns the gradient norm before clipping."""
-        plan = self.plan
-        batch = self.data.batch(
-            self.step, batch_seqs=plan.batch_seqs, context=plan.shape.context, seed=plan.order_seed
+        plan, context = self.plan, self.plan.shape.context
+        inputs, targets = self.data.batch(
+            self.step, batch_seqs=plan.batch_seqs, context=context, seed=plan.order_seed
         )
-        loss, norm = self.learner.learn(*batch, lr=self.schedule.lr_at(self.step))
+        try:
+            loss, norm = self.learner.learn(inputs, targets, lr=self.schedule.lr_at(self.step))
+        except torch.OutOfMemoryError as error:
+            half = max(1, self.engine.micro_seqs // 2) * context
+            raise TrainError(
+                f"{plan.run_id}: out of device memory. Set train.micro_batch_tokens={half}."
+            ) from error
         self.loss_sum += loss
         self.loss_count += 1
         self.step += 1
