@@ -38,11 +38,10 @@ def run_train(arguments: Sequence[str]) -> int:
     if name is not None:
         rest = ["-m", f"sweeps={known_sweep(name)}", *rest]
     register_schema()
-    flags = [a for a in rest if a.startswith("-")]
-    overrides = [a for a in rest if not a.startswith("-")]
+    flags, overrides = _split_flags(rest)
     # Hydra prints errors itself unless told not to; we say them in our words
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    argv, sys.argv = sys.argv, ["scaling train", *flags, *overrides, *search_path_override(overrides)]
+    argv, sys.argv = sys.argv, ["scaling train", *overrides, *search_path_override(overrides), *flags]
     try:
         hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name="train")(train_task)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -50,6 +49,24 @@ def run_train(arguments: Sequence[str]) -> int:
     finally:
         sys.argv = argv
     return _failed
+
+
+# Hydra's flags that are followed by a value
+_VALUE_FLAGS = ("-c", "--cfg", "-p", "--package", "-cn", "--config-name", "-cd", "--config-dir", "-i", "--info")
+
+
+def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate Hydra's flags (with their values) from overrides, which it wants side by side."""
+    flags, overrides = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        flags.append(argument)
+        if argument in _VALUE_FLAGS:
+            flags += [value for value in [next(rest, None)] if value is not None]
+    return flags, overrides
 
 
 _failed = 0  # exit code of the last multirun in this process; set by scaling.cli.sweep

@@ -83,7 +83,7 @@ def _stated(path: Path, analysis: Analysis) -> dict[str, Any] | None:
 def data_hash(analysis: Analysis) -> str:
     """Hash of what the prediction rests on: runs, losses, law and conventions."""
     rows = analysis.runs.fit_rows
-    text = json.dumps([sorted(zip(rows["run_id"], rows["L"], strict=True)), analysis.config.law, analysis.config.objective, analysis.runs.conventions])
+    text = json.dumps([sorted(zip(rows["run_id"], rows["L"], strict=True)), analysis.config.level, analysis.runs.conventions])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -111,14 +111,19 @@ def _state(path: Path, name: str, analysis: Analysis, overrides: Sequence[str]) 
 
 def _predict(analysis: Analysis, plan: RunPlan) -> dict[str, Any]:
     """Loss of the run with its intervals, in the analysis' conventions."""
+    import numpy as np
+
+    from scaling.analysis.forecasting import forecast
+
     params = {"total": plan.counts.total, "non_embedding": plan.counts.non_embedding}.get(
         analysis.runs.params, plan.counts.non_embedding + plan.shape.vocab * plan.shape.width
     )
     flops = plan.flops_counted if analysis.runs.flops == "counted" else 6.0 * params * plan.tokens
-    p = analysis.fit.predict(N=params, D=plan.tokens)
+    p = forecast(analysis.runs, N=params, D=plan.tokens, level=analysis.config.level)
     values = {"predicted": p.loss, "lo": p.lo, "hi": p.hi, "next_lo": p.next_lo, "next_hi": p.next_hi}
-    numbers = {k: float(v if isinstance(v, float) else v[0]) for k, v in values.items()}
-    return {"law": analysis.fit.law.name, "level": analysis.fit.level, "N": params, "D": plan.tokens, "C": flops, **numbers}
+    numbers = {k: float(np.ravel(v)[0]) for k, v in values.items()}
+    laws = {str(row.law): round(float(row.weight), 3) for row in p.laws.itertuples()}
+    return {"laws": laws, "stretch": float(p.stretch), "level": analysis.config.level, "N": params, "D": plan.tokens, "C": flops, **numbers}
 
 
 def run_config_of(name: str, overrides: Sequence[str], chosen: Sequence[str]) -> Any:
@@ -144,7 +149,8 @@ def _describe(forecast: dict[str, Any]) -> str:
     return (
         f"Stated {forecast['stated_at']} from {forecast['runs']} runs, before the run is trained: N {format_quantity(forecast['N'])}, "
         f"D {format_quantity(forecast['D'])}, C {format_flops(forecast['C'])} will reach {forecast['predicted']:.4f} nats/token "
-        f"({percent} interval of one run {forecast['next_lo']:.4f} to {forecast['next_hi']:.4f})."
+        f"({percent} interval of one run {forecast['next_lo']:.4f} to {forecast['next_hi']:.4f}).\n"
+        f"Laws, weighted by how well they foresaw larger runs: {', '.join(f'{law} {weight:.0%}' for law, weight in forecast['laws'].items())}."
     )
 
 

@@ -173,7 +173,7 @@ def read_record(folder: Path) -> RunRecord:
     path = folder / "run.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RecordError(f"{path}: not there. The run never started; train it, or delete the folder.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: damaged ({error}). Delete the folder to train the run again.") from None
@@ -186,7 +186,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     """Read the training curve; a last line cut off by a kill is left out."""
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     rows = []
     for number, line in enumerate(lines, start=1):

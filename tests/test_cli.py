@@ -1,0 +1,179 @@
+"""The command line, as a user types it: a sweep in miniature, and what it answers to bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scaling.cli import main
+
+MINI = """\
+# @package _global_
+# Question: does the loop close?
+# Cost: 9 runs, seconds.
+sweep: mini
+design:
+  question: Does the loop close?
+  grid:
+    model.params: [3k, 5k, 8k]
+    budget.tokens: [8k, 16k, 32k]
+  verify: {model.params: 8k, budget.tokens: 48k}
+data: {source: markov, vocab: 64, size: 100k, val_tokens: 4096}
+train: {evals: 3, keep_checkpoint: false}
+"""
+
+
+def scaling(*arguments, cwd, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "scaling", *arguments], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env}, timeout=240
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A folder with a trained miniature sweep, made through the command line."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "sweeps").mkdir()
+    (folder / "sweeps" / "mini.yaml").write_text(MINI)
+    result = scaling("train", "mini", "hydra/launcher=local", cwd=folder, SCALING_CACHE=str(folder / "cache"))
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def run_folders(study):
+    return sorted(p.parent for p in (study / "results" / "mini").glob("*/run.json"))
+
+
+def test_sweep_trains_every_run_and_records_it(study):
+    records = [json.loads((f / "run.json").read_text()) for f in run_folders(study)]
+    assert len(records) == 9
+    for record in records:
+        assert record["status"] == "done" and record["sweep"] == "mini"
+        assert record["val_excess"] > 0  # no model scores below the true source
+        assert record["tokens"] == record["steps"] * record["batch_tokens"]
+
+
+def test_rerun_trains_nothing_and_says_so(study):
+    before = {f: (f / "run.json").stat().st_mtime_ns for f in run_folders(study)}
+    result = scaling("train", "mini", cwd=study, SCALING_CACHE=str(study / "cache"))
+    assert result.returncode == 0
+    assert "all 9 runs are finished; nothing to train" in result.stdout
+    assert before == {f: (f / "run.json").stat().st_mtime_ns for f in run_folders(study)}
+
+
+def test_deleted_run_is_the_only_one_trained_again(study):
+    before = {f: (f / "run.json").stat().st_mtime_ns for f in run_folders(study)}
+    gone = run_folders(study)[4]
+    losses = json.loads((gone / "run.json").read_text())["val_loss"]
+    shutil.rmtree(gone)
+    result = scaling("train", "mini", cwd=study, SCALING_CACHE=str(study / "cache"))
+    assert result.returncode == 0 and "8 of 9 runs are finished; training 1" in result.stderr
+    after = {f: (f / "run.json").stat().st_mtime_ns for f in run_folders(study)}
+    assert [f for f in after if after[f] != before[f]] == [gone]
+    assert json.loads((gone / "run.json").read_text())["val_loss"] == losses  # to the bit: same seed, same order
+
+
+def test_status_counts_runs_and_names_damage(study, tmp_path):
+    shutil.copytree(study, tmp_path / "copy", dirs_exist_ok=True)
+    copy = tmp_path / "copy"
+    first, second = run_folders(copy)[:2]
+    (first / "run.json").write_text('{"cut')
+    shutil.rmtree(second)
+    result = scaling("status", "mini", cwd=copy)
+    assert result.returncode == 0
+    assert "7 done" in result.stdout and "1 damaged" in result.stdout and "1 waiting" in result.stdout
+    assert "Delete the folder to train the run again" in result.stdout
+
+
+def test_fit_plot_and_report_read_the_records(study):
+    result = scaling("fit", "mini", "resamples=50", cwd=study)
+    assert result.returncode == 0, result.stderr
+    assert "alpha" in result.stdout and "non_embedding" in result.stdout.replace("-", "_")
+    assert (study / "results" / "mini" / "fit.json").exists()
+    result = scaling("plot", "mini", "resamples=50", cwd=study)
+    assert result.returncode == 0, result.stderr
+    assert all(Path(study / line).stat().st_size > 10_000 for line in result.stdout.split())
+    result = scaling("report", "mini", "resamples=50", cwd=study)
+    assert result.returncode == 0, result.stderr
+    assert "Does the loop close?" in (study / "results" / "mini" / "report.html").read_text()
+
+
+def test_verify_states_a_prediction_before_the_run_and_keeps_it(study):
+    result = scaling("verify", "mini", cwd=study, SCALING_CACHE=str(study / "cache"))
+    assert result.returncode == 0, result.stderr
+    forecast = json.loads((study / "results" / "mini" / "forecast.json").read_text())
+    record = json.loads((study / "results" / "mini" / forecast["run_id"] / "run.json").read_text())
+    assert record["role"] == "verify" and forecast["stated_at"] <= record["started_at"]
+    assert forecast["next_lo"] < forecast["predicted"] < forecast["next_hi"]
+    again = scaling("verify", "mini", cwd=study, SCALING_CACHE=str(study / "cache"))
+    assert again.returncode == 0
+    assert json.loads((study / "results" / "mini" / "forecast.json").read_text()) == forecast
+    shutil.rmtree(study / "results" / "mini" / forecast["run_id"])  # the other tests count nine runs
+    (study / "results" / "mini" / "forecast.json").unlink()
+
+
+def test_multirun_from_the_command_line_is_a_grid(tmp_path):
+    result = scaling(
+        "train", "-m", "model.params=3k,5k", "budget.tokens=4k,8k", "data=markov", "data.vocab=64", "data.size=50k",
+        "data.val_tokens=2048", "sweep=grid", cwd=tmp_path, SCALING_CACHE=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "results" / "grid").glob("*/run.json"))) == 4
+
+
+def test_single_run_says_what_came_out(tmp_path):
+    result = scaling(
+        "train", "model.params=3k", "budget.tokens=4k", "data=markov", "data.vocab=64", "data.size=50k", "data.val_tokens=2048",
+        cwd=tmp_path, SCALING_CACHE=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "validation loss" in result.stdout and "nats/token" in result.stdout and "results/single/" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "there is no verb 'trian'. Did you mean 'train'?"),
+        (["train", "quickstrat"], "there is no sweep 'quickstrat'. Did you mean 'quickstart'?"),
+        (["train", "model.n_layers=3"], "model.n_layers: no such key. Did you mean 'model.layers'?"),
+        (["train", "+model.extra=1"], "model.extra: no such key"),
+        (["train", "model.params=big"], "model.params: expected a number such as 40M or 1e18; got 'big'"),
+        (["train", "model=huge"], "model: there is no 'huge'. There are: gpt2, llama"),
+        (["train", "model.params=1M", "budget.tokens=0"], "budget.tokens: must be above 0 tokens; got 0"),
+        (["train", "model.params=1M", "budget.flops=-1e18"], "budget.flops: must be above 0 FLOPs"),
+        (["train", "model.params=1M", "budget.flops=1e18", "budget.tokens=2e9"], "budget: set one of tokens, flops, tokens_per_param"),
+        (["train", "model.params=1T", "budget.tokens=1M"], "memory"),
+        (["train", "model.params=3k", "budget.tokens=4k", "data=text", "data.path=missing.txt"], "missing.txt"),
+        (["train"], "model: no size is given"),
+        (["plan", "model.params=10k", "model.params_convention=total", "data.vocab=50257"], "no shape is within 1 %"),
+        (["fit", "nothing_here"], "Train the sweep first"),
+        (["fit", "quickstart", "objectve=mse"], "objectve: no such key. Did you mean 'objective'?"),
+        (["keys", "modle"], "no key starts with 'modle'"),
+    ],
+)
+def test_bad_input_is_answered_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCALING_CACHE", str(tmp_path / "cache"))
+    assert main(arguments) == 1
+    answer = capsys.readouterr().err
+    assert message in answer
+    assert "Traceback" not in answer
+
+
+@pytest.mark.parametrize("arguments", [["model.params=3k"], ["-m", "model.params=3k,5k"]])
+def test_unwritable_results_folder_is_refused_before_training(arguments, tmp_path, monkeypatch, capsys):
+    (tmp_path / "results").write_text("a file where the folder should be")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *arguments, "budget.tokens=4k", "data=markov", "data.vocab=64"]) == 1
+    assert "results" in capsys.readouterr().err
+
+
+def test_hydra_flags_still_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "model.params=1M", "--cfg", "job"]) == 0
+    assert "params: 1M" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
