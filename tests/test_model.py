@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from scaling.study.config import ModelConfig
 from scaling.study.flops import flops_per_token
 from scaling.study.shape import ModelShape, count_params, resolve_shape
-from scaling.training.model import Transformer
+from scaling.training.kernels import RmsNorm, attend_matmul
+from scaling.training.model import Transformer, _rotate
 
 SWITCHES = {
     "llama": {},
@@ -132,8 +133,6 @@ def test_kernels_agree_in_loss_and_gradient(name, length):
 
 def test_rotary_scores_depend_on_distance_only():
     shape = small_shape(position="rotary")
-    from scaling.training.model import _rotate
-
     turn = Transformer(shape).turn_TQ2
     query, key = torch.randn(2, 12, generator=torch.Generator().manual_seed(1))
     turned_q, turned_k = (_rotate(x.expand(1, 1, 16, 12), turn)[0, 0] for x in (query, key))
@@ -189,3 +188,38 @@ def _markov(sequences: int, length: int, generator: torch.Generator) -> torch.Te
         state = (5 * state + 3 + torch.randint(2, (sequences,), generator=generator)) % 16
         tokens.append(state)
     return torch.stack(tokens, 1)
+
+
+@pytest.mark.parametrize("attention", ["matmul", "sdpa"])
+@pytest.mark.parametrize("name", SWITCHES)
+def test_bfloat16_products_change_the_loss_by_rounding_only(name, attention):
+    shape = small_shape(**SWITCHES[name])
+    model = Transformer(shape, attention=attention).init_weights(0)
+    tokens = random_tokens(shape, sequences=8)
+    exact = model(tokens, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = model(tokens, tokens)
+    narrow.backward()
+    # bfloat16 keeps 8 bits: logits of order 1 are off by 2^-9 each, and the mean over 128 by less
+    assert abs(exact.item() - narrow.item()) < 0.005
+    assert narrow.dtype == torch.float32
+    assert all(
+        p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters()
+    )
+
+
+def test_own_norm_and_attention_have_the_right_gradients():
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    norm = RmsNorm(6, eps=1e-5).double()
+    weight = draw(6)
+    torch.autograd.gradcheck(
+        lambda x, w: torch.func.functional_call(norm, {"weight": w}, x), (draw(2, 3, 6), weight)
+    )
+    mask = torch.full((5, 5), -math.inf, dtype=torch.float64).triu(1)
+    torch.autograd.gradcheck(
+        lambda q, k, v: attend_matmul(q, k, v, mask), [draw(2, 2, 5, 4) for _ in range(3)]
+    )

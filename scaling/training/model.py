@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scaling.study.shape import ModelShape
-from scaling.training.attention import attend_matmul
+from scaling.training.kernels import RmsNorm, attend_matmul
 
 NORM_EPS = 1e-5  # GPT-2 and Llama 2
 
@@ -107,7 +107,7 @@ class Transformer(nn.Module):
                 draw(module.weight, scale / math.sqrt(module.in_features))
                 if module.bias is not None:
                     module.bias.zero_()
-            elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
+            elif isinstance(module, (RmsNorm, nn.LayerNorm)):
                 module.reset_parameters()
         return self
 
@@ -141,8 +141,8 @@ class Attention(nn.Module):
         self.qk_norm = s.qk_norm
         if s.qk_norm != "none":
             per_head = s.qk_norm == "head"
-            self.q_norm = nn.RMSNorm(s.head_size * (1 if per_head else s.heads), eps=NORM_EPS)
-            self.k_norm = nn.RMSNorm(s.head_size * (1 if per_head else s.kv_heads), eps=NORM_EPS)
+            self.q_norm = RmsNorm(s.head_size * (1 if per_head else s.heads), eps=NORM_EPS)
+            self.k_norm = RmsNorm(s.head_size * (1 if per_head else s.kv_heads), eps=NORM_EPS)
         mask_TT = (
             torch.full((s.context, s.context), -math.inf).triu(1) if kernel == "matmul" else None
         )
@@ -215,7 +215,7 @@ def _writer(inputs: int, outputs: int, bias: bool) -> nn.Linear:
 
 def _norm(shape: ModelShape) -> nn.Module:
     if shape.norm == "rmsnorm":
-        return nn.RMSNorm(shape.width, eps=NORM_EPS)
+        return RmsNorm(shape.width, eps=NORM_EPS)
     return nn.LayerNorm(shape.width, eps=NORM_EPS, bias=shape.bias)
 
 
