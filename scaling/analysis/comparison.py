@@ -47,9 +47,21 @@ class Comparison:
              f"{100 * r.holdout:.3g}" if np.isfinite(r.holdout) else "-", f"{r.a:.3f}" if np.isfinite(r.a) else "-"]
             for r in self.rows.itertuples()
         ]  # fmt: skip
-        held = f"{self.held_out} runs above {format_flops(self.holdout_above)} FLOPs" if self.held_out else "none held out"
+        held = (
+            f"{self.held_out} runs above {format_flops(self.holdout_above)} FLOPs"
+            if self.held_out
+            else "none held out"
+        )
         n = len(next(iter(self.fits.values())).runs)
-        header = ["law", "free parameters", "error in fit [%]", "AICc", "BIC", "held-out error [%]", "a"]
+        header = [
+            "law",
+            "free parameters",
+            "error in fit [%]",
+            "AICc",
+            "BIC",
+            "held-out error [%]",
+            "a",
+        ]
         note = f"{n} runs fitted; held out: {held}. AICc and BIC are of the log-MSE fit; differences below 4 mean little, and neither sees larger compute."
         return Table(header, body, title="Laws compared", note=note)
 
@@ -81,9 +93,13 @@ def compare(
     limit = np.inf if holdout_above is None else holdout_above
     inside = ~(limit < runs.C)
     if holdout_above is not None and (inside.all() or not inside.any()):
-        raise FitError(f"compare: holdout_above={holdout_above:.3g} leaves {inside.sum()} runs to fit and {(~inside).sum()} to predict; C spans {runs.C.min():.3g} to {runs.C.max():.3g}.")
+        raise FitError(
+            f"compare: holdout_above={holdout_above:.3g} leaves {inside.sum()} runs to fit and {(~inside).sum()} to predict; C spans {runs.C.min():.3g} to {runs.C.max():.3g}."
+        )
     near, far = runs.where(inside), runs.where(~inside) if not inside.all() else None
-    fits = {laws.get(c).name: fit(near, c, objective=objective, intervals="none") for c in candidates}
+    fits = {
+        laws.get(c).name: fit(near, c, objective=objective, intervals="none") for c in candidates
+    }
     rows = pd.DataFrame([_row(f, near, far) for f in fits.values()])
     rows = rows.sort_values("holdout" if far is not None else "aicc", ignore_index=True)
     return Comparison(rows, fits, holdout_above, 0 if far is None else len(far))

@@ -75,7 +75,10 @@ class Sweep:
 
     def table(self) -> Table:
         """Return the proposed runs as a table."""
-        rows = [[format_flops(p.C), format_quantity(p.N), format_quantity(p.D), f"{p.D / p.N:.3g}"] for p in self.points]
+        rows = [
+            [format_flops(p.C), format_quantity(p.N), format_quantity(p.D), f"{p.D / p.N:.3g}"]
+            for p in self.points
+        ]
         return Table(["C [FLOPs]", "N", "D [tokens]", "tokens per parameter"], rows, title=self.question,
                      note=f"{len(rows)} runs, {format_flops(self.flops)} FLOPs in total.")  # fmt: skip
 
@@ -86,7 +89,9 @@ class Sweep:
         return self.table()._repr_html_()
 
 
-def next_sweep(fit: Fit, *, C: Sequence[float] | float, points: int = 7, span: float | None = None) -> Sweep:
+def next_sweep(
+    fit: Fit, *, C: Sequence[float] | float, points: int = 7, span: float | None = None
+) -> Sweep:
     """Propose IsoFLOP curves at given budgets, centred on the fit's optimum.
 
     Args:
@@ -102,7 +107,9 @@ def next_sweep(fit: Fit, *, C: Sequence[float] | float, points: int = 7, span: f
         raise FitError(f"points: a curve needs 4 sizes to show a minimum; got {points}. 7 is good.")
     conventions = {"given": "total"}.get(fit.runs.params, fit.runs.params)
     if conventions not in ("non_embedding", "total"):
-        raise FitError(f"next_sweep: sizes cannot be aimed at in {fit.runs.params!r} parameters. Fit with runs.using(params='non_embedding').")
+        raise FitError(
+            f"next_sweep: sizes cannot be aimed at in {fit.runs.params!r} parameters. Fit with runs.using(params='non_embedding')."
+        )
     proposed = []
     for row in fit.optimal(C).itertuples():
         reach = span or _reach(row.N, row.N_lo, row.N_hi)
@@ -110,7 +117,9 @@ def next_sweep(fit: Fit, *, C: Sequence[float] | float, points: int = 7, span: f
             proposed.append(Point(float(row.C), float(N), float(fit.cost.tokens(row.C, N))))
     budgets = ", ".join(format_flops(c) for c in np.atleast_1d(np.asarray(C, float)))
     question = f"Where is the loss-optimal size at {budgets} FLOPs?"
-    return Sweep(tuple(proposed), question, conventions, "counted" if fit.runs.flops == "counted" else "6nd")
+    return Sweep(
+        tuple(proposed), question, conventions, "counted" if fit.runs.flops == "counted" else "6nd"
+    )
 
 
 def _reach(N: float, lo: float, hi: float) -> float:

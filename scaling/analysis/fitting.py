@@ -79,7 +79,11 @@ class Fit:
     @property
     def status(self) -> str:
         """`ok`, or how many warnings there are."""
-        return "ok" if not self.warnings else f"{len(self.warnings)} warning{'s' * (len(self.warnings) > 1)}"
+        return (
+            "ok"
+            if not self.warnings
+            else f"{len(self.warnings)} warning{'s' * (len(self.warnings) > 1)}"
+        )
 
     @cached_property
     def cost(self) -> Cost:
@@ -140,14 +144,22 @@ class Fit:
             FitError: the law has no optimum in N and D.
         """
         if self.law.optimum is None:
-            raise FitError(f"law {self.law.name}: has no optimum of N and D at given compute. Fit chinchilla, chinchilla_k or kaplan.")
+            raise FitError(
+                f"law {self.law.name}: has no optimum of N and D at given compute. Fit chinchilla, chinchilla_k or kaplan."
+            )
         budgets = np.atleast_1d(np.asarray(C, float))
         _check_positive("C", budgets)
         best = self._optima(self.params, budgets)
         table: dict[str, np.ndarray] = {"C": budgets}
-        drawn = self._optima({k: np.asarray(v)[:, None] for k, v in self.draws.items()}, budgets) if self._drawn else {}
+        drawn = (
+            self._optima({k: np.asarray(v)[:, None] for k, v in self.draws.items()}, budgets)
+            if self._drawn
+            else {}
+        )
         for name, value in best.items():
-            lo, hi = uncertainty.interval(drawn.get(name, np.empty((0, len(budgets)))), level or self.level)
+            lo, hi = uncertainty.interval(
+                drawn.get(name, np.empty((0, len(budgets)))), level or self.level
+            )
             table |= {name: value, f"{name}_lo": lo, f"{name}_hi": hi}
         table["extrapolation"] = extrapolation(self.runs, {"C": budgets})["C"]
         return pd.DataFrame(table)
@@ -162,12 +174,18 @@ class Fit:
     def summary(self) -> Table:
         """Return parameters with intervals, conventions and warnings as a table."""
         meaning = {p.name: p.meaning for p in self.law.params}
-        meaning |= {"a": "N* grows as C^a", "b": "D* grows as C^b", "gamma": "L* - E falls as C^-gamma"}
+        meaning |= {
+            "a": "N* grows as C^a",
+            "b": "D* grows as C^b",
+            "gamma": "L* - E falls as C^-gamma",
+        }
         rows = []
         for name in [*self.law.names, *(d for d in self.law.derived if d != "G")]:
             lo, hi = self.interval(name)
             number, span = format_with_interval(self.get(name), lo, hi)
-            rows.append([name, number, "held" if name in self.fixed else span, meaning.get(name, "")])
+            rows.append(
+                [name, number, "held" if name in self.fixed else span, meaning.get(name, "")]
+            )
         note = [
             f"{len(self.runs)} runs; {self.runs.conventions}.",
             f"Objective: {self.objective} = {self.value:.6g}; one run scatters {100 * self.spread:.2g} % around the mean.",
@@ -175,7 +193,9 @@ class Fit:
             *(f"- {w}" for w in self.warnings),
         ]
         header = ["", "value", f"{100 * self.level:g} % interval", "meaning"]
-        return Table(header, rows, title=f"{self.law.name}: {self.law.formula}", note="\n".join(note))
+        return Table(
+            header, rows, title=f"{self.law.name}: {self.law.formula}", note="\n".join(note)
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the fit as JSON that `Fit.load` reads back into the same object."""
@@ -206,13 +226,25 @@ class Fit:
                 "basins": tuple(map(tuple, v["certificate"]["basins"])), "on_bound": tuple(v["certificate"]["on_bound"])
             }  # fmt: skip
             runs = Runs(pd.DataFrame(v["runs"]), **v["conventions"])
-            parts = {k: v[k] for k in ("params", "value", "spread", "intervals", "level", "seed", "fixed")}
+            parts = {
+                k: v[k]
+                for k in ("params", "value", "spread", "intervals", "level", "seed", "fixed")
+            }
             parts["warnings"] = tuple(v["warnings"])
             draws = {k: np.array(d, float) for k, d in v["draws"].items()}
             objective, name = Objective(**v["objective"]), v["law"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RecordError(f"{path}: not a saved fit ({error!r}). Save it again with fit.save(path).") from None
-        return cls(law=laws.get(name), runs=runs, objective=objective, certificate=Certificate(**certificate), draws=draws, **parts)
+            raise RecordError(
+                f"{path}: not a saved fit ({error!r}). Save it again with fit.save(path)."
+            ) from None
+        return cls(
+            law=laws.get(name),
+            runs=runs,
+            objective=objective,
+            certificate=Certificate(**certificate),
+            draws=draws,
+            **parts,
+        )
 
     def __repr__(self) -> str:
         values = ", ".join(f"{k}={v:.4g}" for k, v in self.params.items())
@@ -228,7 +260,11 @@ class Fit:
     @property
     def _interval_text(self) -> str:
         count = len(next(iter(self.draws.values()))) if self._drawn else 0
-        how = {"bootstrap": f"bootstrap over runs, {count} resamples", "delta": "Gaussian around the optimum", "none": "none"}
+        how = {
+            "bootstrap": f"bootstrap over runs, {count} resamples",
+            "delta": "Gaussian around the optimum",
+            "none": "none",
+        }
         return how[self.intervals]
 
     def _quantity(self, name: str, params: Mapping[str, Any]) -> Any:
@@ -236,20 +272,28 @@ class Fit:
             return params[name]
         if name in self.law.derived:
             return self.law.derived[name](params)
-        raise FitError(f"law {self.law.name}: {name!r} is none of {', '.join([*self.law.names, *self.law.derived])}.")
+        raise FitError(
+            f"law {self.law.name}: {name!r} is none of {', '.join([*self.law.names, *self.law.derived])}."
+        )
 
     def _complete(self, N: Any, D: Any, C: Any) -> dict[str, np.ndarray]:
         """Return N, D and C as arrays of one shape, the missing one from the cost."""
-        given = {k: np.asarray(v, float) for k, v in {"N": N, "D": D, "C": C}.items() if v is not None}
+        given = {
+            k: np.asarray(v, float) for k, v in {"N": N, "D": D, "C": C}.items() if v is not None
+        }
         for name, value in given.items():
             _check_positive(name, value)
         if set(given) == {"C"} and self.law.optimum is not None:
             given["N"] = np.asarray(self.law.optimum(self.params, given["C"], self.cost)[0])
         if self.law.inputs == ("N", "D") and len(given) < 2:
-            raise FitError("predict: give two of N, D, C, or C alone for the optimal size, e.g. fit.predict(N=7e9, D=140e9).")
+            raise FitError(
+                "predict: give two of N, D, C, or C alone for the optimal size, e.g. fit.predict(N=7e9, D=140e9)."
+            )
         missing = [n for n in self.law.inputs if n not in given]
         if missing and len(given) < 2:
-            raise FitError(f"predict: law {self.law.name} needs {', '.join(self.law.inputs)}; {', '.join(missing)} is not given.")
+            raise FitError(
+                f"predict: law {self.law.name} needs {', '.join(self.law.inputs)}; {', '.join(missing)} is not given."
+            )
         if len(given) == 2:
             given = self._third(given)
         shape = np.broadcast_shapes(*(v.shape for v in given.values()))
@@ -261,18 +305,26 @@ class Fit:
             return given | {"C": self.cost.flops(given["N"], given["D"])}
         if "D" not in given:
             return given | {"D": self.cost.tokens(given["C"], given["N"])}
-        return given | {"N": (given["C"] / (self.cost.factor * given["D"])) ** (1 / self.cost.power)}
+        return given | {
+            "N": (given["C"] / (self.cost.factor * given["D"])) ** (1 / self.cost.power)
+        }
 
-    def _around(self, law: Law, inputs: Mapping[str, np.ndarray], loss: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    def _around(
+        self, law: Law, inputs: Mapping[str, np.ndarray], loss: np.ndarray, level: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Interval of the mean: quantiles over draws, widened by t because few runs set their width."""
         if not self._drawn:
             return np.full_like(loss, np.nan), np.full_like(loss, np.nan)
         draws = {k: np.asarray(v).reshape(-1, *[1] * loss.ndim) for k, v in self.draws.items()}
         lo, hi = uncertainty.interval(np.log(law(draws, **inputs)), level)
         t, center = uncertainty.widen(level, self.freedom), np.log(loss)
-        return np.exp(center - t * np.maximum(center - lo, 0)), np.exp(center + t * np.maximum(hi - center, 0))
+        return np.exp(center - t * np.maximum(center - lo, 0)), np.exp(
+            center + t * np.maximum(hi - center, 0)
+        )
 
-    def _next_run(self, loss: np.ndarray, lo: np.ndarray, hi: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    def _next_run(
+        self, loss: np.ndarray, lo: np.ndarray, hi: np.ndarray, level: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Add the scatter of single runs to the interval of the mean, in log loss."""
         scatter = uncertainty.quantile(level, self.freedom) * self.spread
         center = np.log(loss)
@@ -320,11 +372,15 @@ def fit(
     runs, law = as_runs(runs), laws.get(law)
     chosen, held = get_objective(objective, delta), dict(fixed or {})
     if not 0 < level < 1:
-        raise FitError(f"level: must lie between 0 and 1; got {level!r}. Use 0.9 for 90 % intervals.")
+        raise FitError(
+            f"level: must lie between 0 and 1; got {level!r}. Use 0.9 for 90 % intervals."
+        )
     problem = make_problem(runs, law, chosen, held)
     weights = np.ones(len(runs))
     ends = solver.solve(problem, solver.starts(problem, starts, seed=seed), weights)
-    if priors and any(p.prior for p in problem.free):  # a prior needs the noise to be weighed against
+    if priors and any(
+        p.prior for p in problem.free
+    ):  # a prior needs the noise to be weighed against
         scale = uncertainty.dispersion(problem, ends.theta[ends.value.argmin()])
         problem = make_problem(runs, law, chosen, held, prior_scale=scale)
         ends = solver.solve(problem, ends.theta, weights)
@@ -353,7 +409,9 @@ def make_problem(
     """
     for name, value in fixed.items():
         if name not in law.names or not np.isfinite(value):
-            raise FitError(f"fixed: {name}={value!r} cannot be held; {law.name} has {', '.join(law.names)}, held at a finite number.")
+            raise FitError(
+                f"fixed: {name}={value!r} cannot be held; {law.name} has {', '.join(law.names)}, held at a finite number."
+            )
     free = tuple(p for p in law.params if p.name not in fixed)
     if len(runs) < max(len(free), 1) or not free:
         raise FitError(
@@ -361,7 +419,9 @@ def make_problem(
             f"Train at least {len(free) + 1} runs, hold some (fixed=...), or choose a smaller law."
         )
     data = _inputs(law, runs)
-    center = {k: float(np.exp(np.log(v).mean())) for k, v in data.items()}
+    laws.check_units(law)
+    scaled = {name for p in law.params for name in p.unit_of}  # only these can be centred exactly
+    center = {k: float(np.exp(np.log(v).mean())) if k in scaled else 1.0 for k, v in data.items()}
     inputs = {k: v / center[k] for k, v in data.items()}
     return Problem(law, inputs, runs.L, objective, center, free, dict(fixed), prior_scale)
 
@@ -379,7 +439,9 @@ def certify(problem: Problem, theta: np.ndarray, ends: solver.Solution) -> Certi
         decrement=float(ends.decrement[ends.value.argmin()]),
         condition=float((singular[0] / max(singular[-1], 1e-300)) ** 2),
         basins=basins,
-        gap=basins[1][0] / basins[0][0] - 1 if len(basins) > 1 and basins[0][0] > 0 else float("inf"),
+        gap=basins[1][0] / basins[0][0] - 1
+        if len(basins) > 1 and basins[0][0] > 0
+        else float("inf"),
         on_bound=tuple(p.name for p, ok in zip(problem.free, inside, strict=True) if not ok),
     )
 

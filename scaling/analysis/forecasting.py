@@ -78,16 +78,29 @@ def forecast(
         FitError: too few runs for every law, or N or D not above 0.
     """
     runs = as_runs(runs)
-    N, D = (np.asarray(x, float) for x in np.broadcast_arrays(np.asarray(N, float), np.asarray(D, float)))
+    N, D = (
+        np.asarray(x, float)
+        for x in np.broadcast_arrays(np.asarray(N, float), np.asarray(D, float))
+    )
     if not (np.isfinite(N) & np.isfinite(D) & (N > 0) & (D > 0)).all():
-        raise FitError(f"forecast: N and D must be finite and above 0; got N={N.tolist()}, D={D.tolist()}.")
+        raise FitError(
+            f"forecast: N and D must be finite and above 0; got N={N.tolist()}, D={D.tolist()}."
+        )
     chosen = [laws.get(c) for c in candidates]
     chosen = [law for law in chosen if len(runs) >= len(law.params) + 2]
     if not chosen:
-        raise FitError(f"forecast: {len(runs)} runs are too few for any of the laws. Train at least 7.")
-    cuts = [_predict_all(runs.where(near), chosen, runs.N[~near], runs.D[~near]) | {"loss": np.log(runs.L[~near])} for near in _cuts(runs, chosen)]
+        raise FitError(
+            f"forecast: {len(runs)} runs are too few for any of the laws. Train at least 7."
+        )
+    cuts = [
+        _predict_all(runs.where(near), chosen, runs.N[~near], runs.D[~near])
+        | {"loss": np.log(runs.L[~near])}
+        for near in _cuts(runs, chosen)
+    ]
     weight = _weigh(cuts, len(chosen))
-    past = pd.DataFrame([_settle(c, weight) for c in cuts], columns=["C", "runs", "predicted", "error", "claimed"])
+    past = pd.DataFrame(
+        [_settle(c, weight) for c in cuts], columns=["C", "runs", "predicted", "error", "claimed"]
+    )
     stretch = _stretch(past)
     now = _predict_all(runs, chosen, N.ravel(), D.ravel())
     flat, sd, scatter = _stack(now, weight)
@@ -123,14 +136,18 @@ def _predict_all(runs: Runs, chosen: Sequence[Law], N: np.ndarray, D: np.ndarray
     return {"mean": mean, "sd": sd, "scatter": scatter, "C": float(runs.C.max()), "runs": len(runs)}
 
 
-def _predict(runs: Runs, law: Law, N: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def _predict(
+    runs: Runs, law: Law, N: np.ndarray, D: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Fit one law by log least squares; SDs of ln L by linearisation, g' cov g."""
     objective, weights = get_objective("mse_log"), np.ones(len(runs))
     problem = make_problem(runs, law, objective, {})
     ends = solver.solve(problem, solver.starts(problem, 4), weights, tolerance=1e-10)
     theta = ends.theta[ends.value.argmin()]
     if any(p.prior for p in problem.free):
-        problem = make_problem(runs, law, objective, {}, prior_scale=uncertainty.dispersion(problem, theta))
+        problem = make_problem(
+            runs, law, objective, {}, prior_scale=uncertainty.dispersion(problem, theta)
+        )
         ends = solver.solve(problem, ends.theta, weights, tolerance=1e-10)
         theta = ends.theta[ends.value.argmin()]
 
@@ -162,7 +179,13 @@ def _stack(parts: dict[str, Any], weight: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _settle(cut: dict[str, Any], weight: np.ndarray) -> dict[str, float]:
     mean, sd, scatter = _stack(cut, weight)
-    return {"C": cut["C"], "runs": cut["runs"], "predicted": len(mean), "error": _rms(mean - cut["loss"]), "claimed": _rms(np.hypot(sd, scatter))}
+    return {
+        "C": cut["C"],
+        "runs": cut["runs"],
+        "predicted": len(mean),
+        "error": _rms(mean - cut["loss"]),
+        "claimed": _rms(np.hypot(sd, scatter)),
+    }
 
 
 def _stretch(past: pd.DataFrame) -> float:

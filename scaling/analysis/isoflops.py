@@ -81,10 +81,14 @@ class IsoFlops:
             FitError: fewer than two budgets have a minimum, so there is no power law.
         """
         if self.a is None:
-            raise FitError("isoflops: one budget gives no power law in C. Train an IsoFLOP curve at a second budget.")
+            raise FitError(
+                "isoflops: one budget gives no power law in C. Train an IsoFLOP curve at a second budget."
+            )
         budgets = np.atleast_1d(np.asarray(C, float))
         N = self.a.factor * budgets**self.a.value
-        N_draws = np.exp(self.draws["intercept"][:, None] + self.draws["slope"][:, None] * np.log(budgets))
+        N_draws = np.exp(
+            self.draws["intercept"][:, None] + self.draws["slope"][:, None] * np.log(budgets)
+        )
         table = {"C": budgets}
         for name, value, draws in (
             ("N", N, N_draws), ("D", self.cost.tokens(budgets, N), self.cost.tokens(budgets, N_draws)),
@@ -105,11 +109,31 @@ class IsoFlops:
         rows = []
         for row in self.budgets.itertuples():
             span = f"[{format_quantity(row.N_lo)}, {format_quantity(row.N_hi)}]"
-            rows.append([format_flops(row.C), format_quantity(row.N), span, format_quantity(row.D), f"{row.tokens_per_param:.3g}", f"{row.loss:.4f}", str(row.points)])
-        header = ["C [FLOPs]", "N*", f"{100 * self.level:g} % interval", "D* [tokens]", "tokens per parameter", "loss [nats/token]", "runs"]
+            rows.append(
+                [
+                    format_flops(row.C),
+                    format_quantity(row.N),
+                    span,
+                    format_quantity(row.D),
+                    f"{row.tokens_per_param:.3g}",
+                    f"{row.loss:.4f}",
+                    str(row.points),
+                ]
+            )
+        header = [
+            "C [FLOPs]",
+            "N*",
+            f"{100 * self.level:g} % interval",
+            "D* [tokens]",
+            "tokens per parameter",
+            "loss [nats/token]",
+            "runs",
+        ]
         note = [f"N* grows as C^a, a = {self.a}; D* as C^b, b = {self.b}."] if self.a else []
         note += [f"{self.runs.conventions}."]
-        note += [f"Left out {format_flops(s.C)} ({s.points} runs): {s.reason}" for s in self.skipped]
+        note += [
+            f"Left out {format_flops(s.C)} ({s.points} runs): {s.reason}" for s in self.skipped
+        ]
         note += [f"- {w}" for w in self.warnings]
         return Table(header, rows, title="IsoFLOP minima (parabola in ln N)", note="\n".join(note))
 
@@ -145,7 +169,9 @@ def fit_isoflops(
     """
     runs = as_runs(runs)
     if min_points < 3:
-        raise FitError(f"min_points: a parabola needs 3 points, and 4 to see its scatter; got {min_points}.")
+        raise FitError(
+            f"min_points: a parabola needs 3 points, and 4 to see its scatter; got {min_points}."
+        )
     points = _group(runs)
     curves: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
@@ -157,7 +183,9 @@ def fit_isoflops(
             curves.append(curve)
     if not curves:
         reasons = "; ".join(f"{format_flops(s.C)}: {s.reason}" for s in skipped[:4])
-        raise FitError(f"isoflops: no budget brackets a minimum ({reasons}). Train {min_points} or more sizes per budget, on both sides of the best.")
+        raise FitError(
+            f"isoflops: no budget brackets a minimum ({reasons}). Train {min_points} or more sizes per budget, on both sides of the best."
+        )
     cost, rng = fit_cost(runs), np.random.default_rng(seed)
     _share_scatter(curves)
     drawn = [_draw_vertex(c, rng) for c in curves]
@@ -165,13 +193,34 @@ def fit_isoflops(
     points["used"] = points["budget"].isin(used)
     budgets = pd.DataFrame([_row(c, d, cost, level) for c, d in zip(curves, drawn, strict=True)])
     a, b, draws = _exponents(budgets, np.array([d["x"] for d in drawn]), cost, level, weighted)
-    parabolas = pd.DataFrame([{k: c[k] for k in ("budget", "C", "c0", "c1", "c2", "center", "N_min", "N_max")} for c in curves])
-    return IsoFlops(runs, budgets, points, parabolas, a, b, draws, tuple(skipped), tuple(_warn(curves, skipped, budgets)), level, cost)
+    parabolas = pd.DataFrame(
+        [
+            {k: c[k] for k in ("budget", "C", "c0", "c1", "c2", "center", "N_min", "N_max")}
+            for c in curves
+        ]
+    )
+    return IsoFlops(
+        runs,
+        budgets,
+        points,
+        parabolas,
+        a,
+        b,
+        draws,
+        tuple(skipped),
+        tuple(_warn(curves, skipped, budgets)),
+        level,
+        cost,
+    )
 
 
 def _group(runs: Runs) -> pd.DataFrame:
     """Return the runs with a budget number: sorted by C, a gap of more than 5 % starts a new one."""
-    rows = runs.fit_rows[["run_id", "N", "D", "C", "L"]].rename(columns={"L": "loss"}).sort_values(["C", "N"], ignore_index=True)
+    rows = (
+        runs.fit_rows[["run_id", "N", "D", "C", "L"]]
+        .rename(columns={"L": "loss"})
+        .sort_values(["C", "N"], ignore_index=True)
+    )
     budget, first, numbers = -1, -np.inf, []
     for value in np.log(rows["C"]):
         if value > first + np.log1p(SAME_BUDGET):
@@ -186,16 +235,26 @@ def _fit_curve(group: pd.DataFrame, min_points: int) -> dict[str, Any] | Skipped
     x, loss = np.log(group["N"].to_numpy()), group["loss"].to_numpy()
     sizes = len(np.unique(np.round(x, 3)))
     if sizes < min_points:
-        return Skipped(C, len(group), f"{sizes} different sizes, fewer than {min_points}; add sizes at this budget.")
+        return Skipped(
+            C,
+            len(group),
+            f"{sizes} different sizes, fewer than {min_points}; add sizes at this budget.",
+        )
     center = float(x.mean())
     design = np.vander(x - center, 3, increasing=True)
     (c0, c1, c2), *_ = np.linalg.lstsq(design, loss, rcond=None)
     if c2 <= 0:
-        return Skipped(C, len(group), "the parabola opens downward; widen the sizes, or repeat noisy runs.")
+        return Skipped(
+            C, len(group), "the parabola opens downward; widen the sizes, or repeat noisy runs."
+        )
     vertex = center - c1 / (2 * c2)
     if not x.min() < vertex < x.max():
         side = "small" if vertex >= x.max() else "large"
-        return Skipped(C, len(group), f"the minimum lies at the edge or outside: all sizes are too {side}; add {'larger' if side == 'small' else 'smaller'} ones.")
+        return Skipped(
+            C,
+            len(group),
+            f"the minimum lies at the edge or outside: all sizes are too {side}; add {'larger' if side == 'small' else 'smaller'} ones.",
+        )
     residual = loss - design @ (c0, c1, c2)
     return {
         "budget": int(group["budget"].iloc[0]), "C": C, "x": x, "loss": loss, "design": design, "center": center,
@@ -221,15 +280,27 @@ def _draw_vertex(curve: dict[str, Any], rng: np.random.Generator) -> dict[str, n
     noise = rng.multivariate_normal(np.zeros(3), covariance, size=RESAMPLES, method="eigh")
     stretch = np.sqrt(curve["pooled_freedom"] / rng.chisquare(curve["pooled_freedom"], RESAMPLES))
     c0, c1, c2 = (coefficients + noise * stretch[:, None]).T
-    c2 = np.maximum(c2, 0.05 * curve["c2"])  # a draw without curvature has no vertex; it counts as far out
+    c2 = np.maximum(
+        c2, 0.05 * curve["c2"]
+    )  # a draw without curvature has no vertex; it counts as far out
     x = np.clip(-c1 / (2 * c2), -10, 10)
     return {"x": x + curve["center"], "loss": c0 - c1**2 / (4 * c2)}
 
 
-def _row(curve: dict[str, Any], drawn: dict[str, np.ndarray], cost: Cost, level: float) -> dict[str, Any]:
+def _row(
+    curve: dict[str, Any], drawn: dict[str, np.ndarray], cost: Cost, level: float
+) -> dict[str, Any]:
     N, C = float(np.exp(curve["vertex"])), curve["C"]
-    N_lo, N_hi = (float(np.exp(v)) for v in uncertainty.interval(drawn["x"], level)) if np.isfinite(drawn["x"]).any() else (np.nan, np.nan)
-    loss_lo, loss_hi = map(float, uncertainty.interval(drawn["loss"], level)) if np.isfinite(drawn["loss"]).any() else (np.nan, np.nan)
+    N_lo, N_hi = (
+        (float(np.exp(v)) for v in uncertainty.interval(drawn["x"], level))
+        if np.isfinite(drawn["x"]).any()
+        else (np.nan, np.nan)
+    )
+    loss_lo, loss_hi = (
+        map(float, uncertainty.interval(drawn["loss"], level))
+        if np.isfinite(drawn["loss"]).any()
+        else (np.nan, np.nan)
+    )
     D = float(cost.tokens(C, N))
     return {
         "budget": curve["budget"], "C": C, "N": N, "N_lo": N_lo, "N_hi": N_hi,
@@ -250,27 +321,39 @@ def _exponents(
     drawn = np.where(np.isfinite(vertex_draws), vertex_draws, log_n[:, None])
     sd = np.subtract(*np.quantile(drawn, [0.75, 0.25], axis=1)) / 1.349
     # The median is added so that one budget that looks exact by luck cannot rule the line.
-    weights = 1 / np.hypot(sd, np.median(sd)) if weighted and np.median(sd) > 0 else np.ones(len(sd))
+    weights = (
+        1 / np.hypot(sd, np.median(sd)) if weighted and np.median(sd) > 0 else np.ones(len(sd))
+    )
     slope, intercept = np.polyfit(log_c, log_n, 1, w=weights)
     slopes, intercepts = np.polyfit(log_c, drawn, 1, w=weights)
     lo, hi = uncertainty.interval(slopes, level)
     a = Exponent(float(slope), float(lo), float(hi), float(np.exp(intercept)))
     # D = C / (f N^e): its exponent is 1 - e a, its factor 1 / (f G^e)
     ends = sorted((1 - cost.power * float(hi), 1 - cost.power * float(lo)))
-    b = Exponent(1 - cost.power * a.value, ends[0], ends[1], 1 / (cost.factor * a.factor**cost.power))
+    b = Exponent(
+        1 - cost.power * a.value, ends[0], ends[1], 1 / (cost.factor * a.factor**cost.power)
+    )
     return a, b, {"slope": slopes, "intercept": intercepts}
 
 
 def _warn(curves: list[dict[str, Any]], skipped: list[Skipped], budgets: pd.DataFrame) -> list[str]:
     warnings = []
     if len(curves) < 3:
-        warnings.append(f"{len(curves)} budget{'s' * (len(curves) > 1)} with a minimum: the exponent cannot be checked. Add budgets; 4 or more is good.")
+        warnings.append(
+            f"{len(curves)} budget{'s' * (len(curves) > 1)} with a minimum: the exponent cannot be checked. Add budgets; 4 or more is good."
+        )
     for c in curves:
         if c["edge"]:
-            warnings.append(f"At {format_flops(c['C'])} the best run is the smallest or largest size; the minimum rests on the parabola. Add sizes beyond it.")
+            warnings.append(
+                f"At {format_flops(c['C'])} the best run is the smallest or largest size; the minimum rests on the parabola. Add sizes beyond it."
+            )
     wide = budgets[budgets["N_hi"] / budgets["N_lo"] > 10]
     if len(wide):
-        warnings.append(f"At {', '.join(map(format_flops, wide['C']))} the minimum is known to no better than 10x in N. Widen the sizes or repeat runs with other seeds.")
+        warnings.append(
+            f"At {', '.join(map(format_flops, wide['C']))} the minimum is known to no better than 10x in N. Widen the sizes or repeat runs with other seeds."
+        )
     if skipped:
-        warnings.append(f"{len(skipped)} budget{'s' * (len(skipped) > 1)} left out; see `.skipped` for the reasons.")
+        warnings.append(
+            f"{len(skipped)} budget{'s' * (len(skipped) > 1)} left out; see `.skipped` for the reasons."
+        )
     return warnings

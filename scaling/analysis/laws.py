@@ -112,10 +112,16 @@ class Law:
 
     def __call__(self, params: Mapping[str, Array], **inputs: Array) -> Array:
         """Return the loss [nats/token] at the given inputs, e.g. `law(params, N=7e9, D=140e9)`."""
-        missing = [n for n in self.inputs if n not in inputs] + [n for n in self.names if n not in params]
+        missing = [n for n in self.inputs if n not in inputs] + [
+            n for n in self.names if n not in params
+        ]
         if missing:
-            raise FitError(f"law {self.name}: {', '.join(missing)} is not given; it needs {', '.join(self.inputs)} and parameters {', '.join(self.names)}.")
-        return self.loss(**{n: inputs[n] for n in self.inputs}, **{n: params[n] for n in self.names})
+            raise FitError(
+                f"law {self.name}: {', '.join(missing)} is not given; it needs {', '.join(self.inputs)} and parameters {', '.join(self.names)}."
+            )
+        return self.loss(
+            **{n: inputs[n] for n in self.inputs}, **{n: params[n] for n in self.names}
+        )
 
     def published_set(self, name: str) -> Published:
         """Return a published parameter set by name."""
@@ -123,13 +129,17 @@ class Law:
             if entry.name == name:
                 return entry
         known = [p.name for p in self.published]
-        raise FitError(f"law {self.name}: no published set {name!r}; there are {', '.join(known) or 'none'}.{did_you_mean(name, known)}")
+        raise FitError(
+            f"law {self.name}: no published set {name!r}; there are {', '.join(known) or 'none'}.{did_you_mean(name, known)}"
+        )
 
 
 # --- shared parts -----------------------------------------------------------------------------
 
 
-def _coefficient(name: str, x: str, exponent: str, *, linear: bool = True, low: float = 1e-9, high: float = 1e9) -> Param:
+def _coefficient(
+    name: str, x: str, exponent: str, *, linear: bool = True, low: float = 1e-9, high: float = 1e9
+) -> Param:
     return Param(name, f"size of the {x} term at {x} = 1", log=True, linear=linear,
                  low=low, high=high, unit_of={x: exponent}, start=(0.05, 5.0))  # fmt: skip
 
@@ -168,13 +178,23 @@ def power_law(x: str = "C", *, floor: bool = True) -> Law:
 # --- L(N, D) ----------------------------------------------------------------------------------
 
 
-def _chinchilla(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array, beta: Array) -> Array:
+def _chinchilla(
+    *, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array, beta: Array
+) -> Array:
     return E + A * N**-alpha + B * D**-beta
 
 
-def _chinchilla_gradient(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array, beta: Array) -> dict[str, Array]:
+def _chinchilla_gradient(
+    *, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array, beta: Array
+) -> dict[str, Array]:
     n, d = N**-alpha, D**-beta
-    return {"E": np.ones_like(A * n + d), "A": n, "B": d, "alpha": -A * n * np.log(N), "beta": -B * d * np.log(D)}
+    return {
+        "E": np.ones_like(A * n + d),
+        "A": n,
+        "B": d,
+        "alpha": -A * n * np.log(N),
+        "beta": -B * d * np.log(D),
+    }
 
 
 def _allocate(p: Mapping[str, Array], C: Array, cost: Cost) -> tuple[Array, Array]:
@@ -223,9 +243,16 @@ def _tied(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array) -> 
     return E + A * N**-alpha + B * D**-alpha
 
 
-def _tied_gradient(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array) -> dict[str, Array]:
+def _tied_gradient(
+    *, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array
+) -> dict[str, Array]:
     n, d = N**-alpha, D**-alpha
-    return {"E": np.ones_like(A * n + d), "A": n, "B": d, "alpha": -A * n * np.log(N) - B * d * np.log(D)}
+    return {
+        "E": np.ones_like(A * n + d),
+        "A": n,
+        "B": d,
+        "alpha": -A * n * np.log(N) - B * d * np.log(D),
+    }
 
 
 CHINCHILLA_TIED = Law(
@@ -243,11 +270,15 @@ CHINCHILLA_TIED = Law(
 )  # fmt: skip
 
 
-def _chinchilla_k(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array, beta: Array, k: Array) -> Array:
+def _chinchilla_k(
+    *, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array, beta: Array, k: Array
+) -> Array:
     return E + (A * N**-alpha + B * D**-beta) ** k
 
 
-def _chinchilla_k_gradient(*, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array, beta: Array, k: Array) -> dict[str, Array]:
+def _chinchilla_k_gradient(
+    *, N: Array, D: Array, E: Array, A: Array, B: Array, alpha: Array, beta: Array, k: Array
+) -> dict[str, Array]:
     n, d = N**-alpha, D**-beta
     inner = A * n + B * d
     outer = k * inner ** (k - 1.0)
@@ -259,7 +290,14 @@ def _chinchilla_k_gradient(*, N: Array, D: Array, E: Array, A: Array, B: Array, 
 
 def _lift_k(p: Mapping[str, Array], k: Array) -> dict[str, Array]:
     """(A N^-alpha)^k is one term of Chinchilla's sum: same floor and slopes, a sharper bend between."""
-    return {"E": p["E"], "A": p["A"] ** (1 / k), "B": p["B"] ** (1 / k), "alpha": p["alpha"] / k, "beta": p["beta"] / k, "k": k}
+    return {
+        "E": p["E"],
+        "A": p["A"] ** (1 / k),
+        "B": p["B"] ** (1 / k),
+        "alpha": p["alpha"] / k,
+        "beta": p["beta"] / k,
+        "k": k,
+    }
 
 
 CHINCHILLA_K = Law(
@@ -288,7 +326,9 @@ def _kaplan(*, N: Array, D: Array, Nc: Array, Dc: Array, alpha_N: Array, alpha_D
     return ((Nc / N) ** (alpha_N / alpha_D) + Dc / D) ** alpha_D
 
 
-def _kaplan_gradient(*, N: Array, D: Array, Nc: Array, Dc: Array, alpha_N: Array, alpha_D: Array) -> dict[str, Array]:
+def _kaplan_gradient(
+    *, N: Array, D: Array, Nc: Array, Dc: Array, alpha_N: Array, alpha_D: Array
+) -> dict[str, Array]:
     power = alpha_N / alpha_D
     n, d, log_n = (Nc / N) ** power, Dc / D, np.log(Nc / N)
     loss, outer = (n + d) ** alpha_D, alpha_D * (n + d) ** (alpha_D - 1.0)
@@ -301,7 +341,9 @@ def _kaplan_gradient(*, N: Array, D: Array, Nc: Array, Dc: Array, alpha_N: Array
 def _allocate_kaplan(p: Mapping[str, Array], C: Array, cost: Cost) -> tuple[Array, Array]:
     """The inner sum is A N^-(alpha_N/alpha_D) + Dc D^-1: the same balance as Chinchilla's."""
     power = p["alpha_N"] / p["alpha_D"]
-    return _allocate({"A": p["Nc"] ** power, "B": p["Dc"], "alpha": power, "beta": 1.0 + 0.0 * power}, C, cost)
+    return _allocate(
+        {"A": p["Nc"] ** power, "B": p["Dc"], "alpha": power, "beta": 1.0 + 0.0 * power}, C, cost
+    )
 
 
 KAPLAN = Law(
@@ -333,9 +375,34 @@ def register(law: Law) -> Law:
     """Add a law under its name, so that `fit(law="name")` and saved fits find it."""
     unknown = [u for p in law.params for u in p.unit_of if u not in law.inputs]
     if unknown or len(set(law.names)) < len(law.names):
-        raise FitError(f"law {law.name}: parameters {law.names} repeat a name, or unit_of names {unknown}, which is no input. Correct the law.")
+        raise FitError(
+            f"law {law.name}: parameters {law.names} repeat a name, or unit_of names {unknown}, which is no input. Correct the law."
+        )
     _REGISTRY[law.name] = law
     return law
+
+
+def check_units(law: Law) -> None:
+    """Check that `unit_of` is true: scaling an input and the parameters that carry it changes nothing.
+
+    Raises:
+        FitError: the loss changes, so that centring the inputs would fit another law.
+    """
+    # Middle of each start range; any point would do, since an identity holds everywhere or is none.
+    values = {p.name: float(np.sqrt(p.start[0] * p.start[1])) for p in law.params}
+    for name in {n for p in law.params for n in p.unit_of}:
+        inputs = {x: np.array([2.0, 5.0]) for x in law.inputs}
+        moved = {
+            p.name: values[p.name]
+            * 3.0 ** (values[u] if isinstance(u := p.unit_of.get(name, 0.0), str) else u)
+            for p in law.params
+        }
+        if not np.allclose(
+            law(values, **inputs), law(moved, **{**inputs, name: 3.0 * inputs[name]}), rtol=1e-9
+        ):
+            raise FitError(
+                f"law {law.name}: scaling {name} and the parameters with unit_of {name} changes the loss. Correct unit_of, or leave it out."
+            )
 
 
 def get(law: str | Law) -> Law:
@@ -347,7 +414,9 @@ def get(law: str | Law) -> Law:
     if isinstance(law, Law):
         return law
     if law not in _REGISTRY:
-        raise FitError(f"law: {law!r} is not known.{did_you_mean(law, _REGISTRY)} There are {', '.join(names())}.")
+        raise FitError(
+            f"law: {law!r} is not known.{did_you_mean(law, _REGISTRY)} There are {', '.join(names())}."
+        )
     return _REGISTRY[law]
 
 

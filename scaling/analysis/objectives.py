@@ -86,7 +86,11 @@ def get_objective(name: str | Objective, delta: float = 1e-3) -> Objective:
     if isinstance(name, Objective):
         return name
     if name not in NAMES:
-        raise FitError(f"objective: {name!r} is none of {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
+        raise FitError(
+            f"objective: {name!r} is none of {', '.join(NAMES)}.{did_you_mean(name, NAMES)}"
+        )
     if not delta > 0:
-        raise FitError(f"objective: delta must be above 0; got {delta!r}. Hoffmann et al. use 1e-3.")
+        raise FitError(
+            f"objective: delta must be above 0; got {delta!r}. Hoffmann et al. use 1e-3."
+        )
     return Objective(name, _SHAPES[name.removesuffix("_log")], name.endswith("_log"), float(delta))

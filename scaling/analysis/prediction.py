@@ -46,7 +46,9 @@ class Prediction:
         """Return one row per prediction."""
         names = ("N", "D", "C", "loss", "lo", "hi", "next_lo", "next_hi")
         frame = pd.DataFrame({n: np.atleast_1d(getattr(self, n)).ravel() for n in names})
-        return frame.assign(**{f"beyond_{k}": np.atleast_1d(v).ravel() for k, v in self.extrapolation.items()})
+        return frame.assign(
+            **{f"beyond_{k}": np.atleast_1d(v).ravel() for k, v in self.extrapolation.items()}
+        )
 
     def table(self) -> Table:
         """Return the predictions as a table for people."""
@@ -55,8 +57,26 @@ class Prediction:
         for row in self.to_frame().itertuples():
             loss, mean = format_with_interval(row.loss, row.lo, row.hi)
             _, single = format_with_interval(row.loss, row.next_lo, row.next_hi)
-            rows.append([format_quantity(row.N), format_quantity(row.D), format_flops(row.C), loss, mean, single, f"{row.beyond_C:.3g}x"])
-        header = ["N", "D [tokens]", "C [FLOPs]", "loss [nats/token]", f"mean, {percent}", f"next run, {percent}", "beyond the data in C"]
+            rows.append(
+                [
+                    format_quantity(row.N),
+                    format_quantity(row.D),
+                    format_flops(row.C),
+                    loss,
+                    mean,
+                    single,
+                    f"{row.beyond_C:.3g}x",
+                ]
+            )
+        header = [
+            "N",
+            "D [tokens]",
+            "C [FLOPs]",
+            "loss [nats/token]",
+            f"mean, {percent}",
+            f"next run, {percent}",
+            "beyond the data in C",
+        ]
         return Table(header, rows, title=f"Predicted by {self.law}")
 
     def __str__(self) -> str:

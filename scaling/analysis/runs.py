@@ -87,7 +87,11 @@ class Runs:
         frame = self.table.copy()
         frame["N"] = self._count_params(frame)
         frame["D"] = pd.to_numeric(frame["tokens"], errors="coerce").astype(float)
-        frame["C"] = 6.0 * frame["N"] * frame["D"] if self.flops == "6nd" else _number(frame, FLOPS[self.flops][0])
+        frame["C"] = (
+            6.0 * frame["N"] * frame["D"]
+            if self.flops == "6nd"
+            else _number(frame, FLOPS[self.flops][0])
+        )
         frame["L"] = _number(frame, self.loss)
         return frame
 
@@ -164,7 +168,11 @@ class Runs:
             for name, unit, write in spans
         ]  # fmt: skip
         states = ", ".join(f"{n} {s}" for s, n in self.table["status"].value_counts().items())
-        note = [f"{self.conventions}.", f"{len(self.verify)} held out to verify; {states}.", *self.notes]
+        note = [
+            f"{self.conventions}.",
+            f"{len(self.verify)} held out to verify; {states}.",
+            *self.notes,
+        ]
         note += [f"Skipped {p.path}: {p.message}" for p in self.problems]
         return Table(["", "least", "most", "ratio", "different"], body,
                      title=f"{len(rows)} runs in the fit", note="\n".join(note))  # fmt: skip
@@ -172,13 +180,25 @@ class Runs:
     @property
     def conventions(self) -> str:
         """One line that belongs beside every number: which N, which C, which loss."""
-        flops = {"6nd": "6ND", "counted": "counted matrix products", "given": "as given"}[self.flops]
+        flops = {"6nd": "6ND", "counted": "counted matrix products", "given": "as given"}[
+            self.flops
+        ]
         params = {"given": "as given", "body_head": "body and head"}.get(self.params, self.params)
-        return f"N: {params.replace('_', '-')} parameters; C: {flops}; loss: {self.loss} [nats/token]"
+        return (
+            f"N: {params.replace('_', '-')} parameters; C: {flops}; loss: {self.loss} [nats/token]"
+        )
 
     def columns_used(self) -> list[str]:
         """Return the table's columns that these conventions read."""
-        used = ["run_id", "status", "role", "tokens", *PARAMS[self.params], *FLOPS[self.flops], self.loss]
+        used = [
+            "run_id",
+            "status",
+            "role",
+            "tokens",
+            *PARAMS[self.params],
+            *FLOPS[self.flops],
+            self.loss,
+        ]
         return list(dict.fromkeys(used))
 
     def __len__(self) -> int:
@@ -201,7 +221,9 @@ class Runs:
     def _check_conventions(self) -> None:
         for name, value, known in (("params", self.params, PARAMS), ("flops", self.flops, FLOPS)):
             if value not in known:
-                raise FitError(f"{name}: {value!r} is none of {', '.join(known)}.{did_you_mean(value, known)}")
+                raise FitError(
+                    f"{name}: {value!r} is none of {', '.join(known)}.{did_you_mean(value, known)}"
+                )
         for name, column in [("loss", self.loss), *(("params", c) for c in PARAMS[self.params]),
                              *(("flops", c) for c in FLOPS[self.flops]), ("tokens", "tokens")]:  # fmt: skip
             if column not in self.table or self.table[column].isna().all():
@@ -212,7 +234,9 @@ class Runs:
                 )
 
 
-def load(*sources: str | os.PathLike[str] | pd.DataFrame, columns: Mapping[str, str] | None = None) -> Runs:
+def load(
+    *sources: str | os.PathLike[str] | pd.DataFrame, columns: Mapping[str, str] | None = None
+) -> Runs:
     """Load runs from results folders, table files or DataFrames into one table.
 
     Args:
@@ -228,7 +252,9 @@ def load(*sources: str | os.PathLike[str] | pd.DataFrame, columns: Mapping[str, 
         FitError: a table lacks a column, or has duplicate or unusable rows.
     """
     if not sources:
-        raise FitError("load: no source is given. Name a results folder, a CSV file or a DataFrame.")
+        raise FitError(
+            "load: no source is given. Name a results folder, a CSV file or a DataFrame."
+        )
     tables, problems, notes = [], [], []
     for source in sources:
         if isinstance(source, pd.DataFrame):
@@ -293,26 +319,40 @@ def _from_folder(root: Path) -> tuple[pd.DataFrame, list[Problem]]:
         except RecordError as error:
             problems.append(Problem(str(folder / "run.json"), str(error)))
     if not rows:
-        why = f" {len(problems)} could not be read, first: {problems[0].message}" if problems else ""
-        raise RecordError(f"{root}: no readable run.json below it.{why} Train a sweep into it first, or name another folder.")
+        why = (
+            f" {len(problems)} could not be read, first: {problems[0].message}" if problems else ""
+        )
+        raise RecordError(
+            f"{root}: no readable run.json below it.{why} Train a sweep into it first, or name another folder."
+        )
     names = [f.name for f in dataclasses.fields(RunRecord)]
     return pd.DataFrame(rows, columns=[*names, "folder"]), problems
 
 
 def _read_table(path: Path) -> pd.DataFrame:
     if not path.exists():
-        raise RecordError(f"{path}: no such file or folder. Name a results folder, a .csv, .jsonl or .parquet file.")
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".jsonl": lambda p: pd.read_json(p, lines=True)}
+        raise RecordError(
+            f"{path}: no such file or folder. Name a results folder, a .csv, .jsonl or .parquet file."
+        )
+    readers = {
+        ".csv": pd.read_csv,
+        ".parquet": pd.read_parquet,
+        ".jsonl": lambda p: pd.read_json(p, lines=True),
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise RecordError(f"{path}: cannot read {path.suffix or 'a file without ending'!r}. Give .csv, .jsonl or .parquet.")
+        raise RecordError(
+            f"{path}: cannot read {path.suffix or 'a file without ending'!r}. Give .csv, .jsonl or .parquet."
+        )
     try:
         return reader(path)
     except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
         raise RecordError(f"{path}: not a readable table ({error}). Check the file.") from None
 
 
-def _from_table(source: pd.DataFrame, columns: Mapping[str, str], where: str) -> tuple[pd.DataFrame, list[str]]:
+def _from_table(
+    source: pd.DataFrame, columns: Mapping[str, str], where: str
+) -> tuple[pd.DataFrame, list[str]]:
     """Rename columns, fill the missing one of N, D, C by 6ND, check values."""
     table = source.rename(columns=dict(columns)).reset_index(drop=True)
     if "params_non_embedding" not in table and "params_total" not in table:
@@ -325,7 +365,9 @@ def _from_table(source: pd.DataFrame, columns: Mapping[str, str], where: str) ->
     else:
         notes = []
     if "val_loss" not in table:
-        raise FitError(f"{where}: no loss column (looked for {', '.join(ALIASES['val_loss'])}); there are {', '.join(map(str, source.columns))}. Use load(..., columns={{'mine': 'val_loss'}}).")
+        raise FitError(
+            f"{where}: no loss column (looked for {', '.join(ALIASES['val_loss'])}); there are {', '.join(map(str, source.columns))}. Use load(..., columns={{'mine': 'val_loss'}})."
+        )
     for name, default in (("status", "done"), ("role", "fit")):
         if name not in table:
             table[name] = default
@@ -334,7 +376,9 @@ def _from_table(source: pd.DataFrame, columns: Mapping[str, str], where: str) ->
     return table, notes
 
 
-def _fill_by_6nd(table: pd.DataFrame, missing: list[str], where: str) -> tuple[pd.DataFrame, list[str]]:
+def _fill_by_6nd(
+    table: pd.DataFrame, missing: list[str], where: str
+) -> tuple[pd.DataFrame, list[str]]:
     if len(missing) > 1:
         raise FitError(
             f"{where}: needs two of N (params), D (tokens), C (flops); lacks {', '.join(missing)}; there are "
@@ -344,7 +388,9 @@ def _fill_by_6nd(table: pd.DataFrame, missing: list[str], where: str) -> tuple[p
         return table, []
     n, d, c = (_number(table, name) for name in ("params", "tokens", "flops"))
     filled = {"params": c / (6 * d), "tokens": c / (6 * n), "flops": 6 * n * d}[missing[0]]
-    return table.assign(**{missing[0]: filled}), [f"{where}: {missing[0]} filled in from C = 6 N D."]
+    return table.assign(**{missing[0]: filled}), [
+        f"{where}: {missing[0]} filled in from C = 6 N D."
+    ]
 
 
 def _number(frame: pd.DataFrame, column: str) -> pd.Series:
@@ -366,14 +412,20 @@ def _check_values(rows: pd.DataFrame, names: Mapping[str, str]) -> None:
 
 
 def _check_duplicates(table: pd.DataFrame) -> None:
-    twice = table["run_id"].duplicated(keep=False) if "folder" in table else pd.Series(False, index=table.index)
+    twice = (
+        table["run_id"].duplicated(keep=False)
+        if "folder" in table
+        else pd.Series(False, index=table.index)
+    )
     keys = [c for c in ("params", "tokens", "val_loss") if c in table]
     if len(keys) == 3:
         extra = [c for c in ("seed", "group", "source", "role", "status") if c in table]
         twice |= table.duplicated(keys + extra, keep=False)
     if twice.any():
         rows = table[twice]
-        what = rows["folder"] if "folder" in rows and rows["folder"].notna().any() else rows["run_id"]
+        what = (
+            rows["folder"] if "folder" in rows and rows["folder"].notna().any() else rows["run_id"]
+        )
         raise FitError(
             f"load: {len(rows)} rows are duplicates, for example {list(what[:2])}. "
             "A run counts once: drop the copies (or give a column `seed` that tells them apart)."

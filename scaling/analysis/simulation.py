@@ -49,7 +49,16 @@ def simulate(
     return make_runs(N, D, loss, noise=noise, seed=seed, name=law.name)
 
 
-def zipf_memory(N: Any, D: Any, *, a: float = 0.5, E: float = 1.0, size: float = 1.0, noise: float = 0.0, seed: int = 0) -> Runs:
+def zipf_memory(
+    N: Any,
+    D: Any,
+    *,
+    a: float = 0.5,
+    E: float = 1.0,
+    size: float = 1.0,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Runs:
     """Return runs of a learner that stores the N most frequent contexts it has seen in D draws.
 
     Contexts i = 1, 2, ... come with probability proportional to i^-(1+a); one that is not stored
@@ -91,7 +100,9 @@ def make_runs(
 ) -> Runs:  # fmt: skip
     """Return finished runs with given losses; N counts as non-embedding parameters, C is 6ND."""
     if not (np.isfinite(loss).all() and (loss > 0).all()):
-        raise FitError(f"simulate: the law gives losses that are not above 0, such as {loss.min()!r}. Check its parameters.")
+        raise FitError(
+            f"simulate: the law gives losses that are not above 0, such as {loss.min()!r}. Check its parameters."
+        )
     noisy = loss * np.exp(noise * np.random.default_rng(seed).standard_normal(loss.shape))
     frame = pd.DataFrame({
         "run_id": [f"{name}-{i}" for i in range(len(N))], "status": "done", "role": "fit",
@@ -100,7 +111,9 @@ def make_runs(
     return Runs(frame.assign(entropy_rate=floor) if floor is not None else frame)
 
 
-def isoflop_grid(C: Any, *, points: int = 7, span: float = 4.0, ratio: float = 20.0) -> tuple[np.ndarray, np.ndarray]:
+def isoflop_grid(
+    C: Any, *, points: int = 7, span: float = 4.0, ratio: float = 20.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Return N and D of IsoFLOP curves: `points` sizes within a factor `span` of N at D/N = ratio."""
     C = np.atleast_1d(np.asarray(C, float))[:, None]
     N = np.sqrt(C / (6 * ratio)) * np.geomspace(1 / span, span, points)

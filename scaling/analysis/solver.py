@@ -64,7 +64,9 @@ class Problem:
 
     def jacobian(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return r_Sn and J_SnP = d r / d theta, analytic where the law has a gradient."""
-        if self.law.gradient is None or any(p.unit_of for p in self.law.params if p.name in self.fixed):
+        if self.law.gradient is None or any(
+            p.unit_of for p in self.law.params if p.name in self.fixed
+        ):
             return self.residuals(theta), self._numeric_jacobian(theta)
         values = {k: np.asarray(v)[..., None] for k, v in self._centred(theta).items()}
         fitted = self.law.loss(**self.inputs, **values)
@@ -77,13 +79,19 @@ class Problem:
     def prior(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the penalty [S], its gradient [S, P] and its curvature [P]."""
         mean = np.array([p.prior[0] if p.prior else 0.0 for p in self.free])
-        weight = np.array([self.prior_scale / p.prior[1] ** 2 if p.prior else 0.0 for p in self.free])
+        weight = np.array(
+            [self.prior_scale / p.prior[1] ** 2 if p.prior else 0.0 for p in self.free]
+        )
         away = theta - mean
         return 0.5 * (weight * away * away).sum(-1), weight * away, weight
 
-    def value(self, theta: np.ndarray, weights: np.ndarray, delta: float | None = None) -> np.ndarray:
+    def value(
+        self, theta: np.ndarray, weights: np.ndarray, delta: float | None = None
+    ) -> np.ndarray:
         """Return the objective [S] at theta."""
-        return (weights * self.objective.rho(self.residuals(theta), delta)).sum(-1) + self.prior(theta)[0]
+        return (weights * self.objective.rho(self.residuals(theta), delta)).sum(-1) + self.prior(
+            theta
+        )[0]
 
     def gradient(self, theta: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the gradient [S, P] of the objective."""
@@ -92,7 +100,10 @@ class Problem:
 
     def _centred(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         theta = np.asarray(theta, float)
-        values = {p.name: np.exp(theta[..., i]) if p.log else theta[..., i] for i, p in enumerate(self.free)}
+        values = {
+            p.name: np.exp(theta[..., i]) if p.log else theta[..., i]
+            for i, p in enumerate(self.free)
+        }
         everything = {**self.fixed, **values}
         for name, value in self.fixed.items():
             param = next(p for p in self.law.params if p.name == name)
@@ -103,13 +114,17 @@ class Problem:
         """Factor from centred to own units: A = A' * center^alpha because A/N^alpha = A'/N'^alpha."""
         scale: np.ndarray | float = 1.0
         for name, power in param.unit_of.items():
-            scale = scale * self.center[name] ** (values[power] if isinstance(power, str) else power)
+            scale = scale * self.center[name] ** (
+                values[power] if isinstance(power, str) else power
+            )
         return scale
 
     def _numeric_jacobian(self, theta: np.ndarray) -> np.ndarray:
         h = 1e-6  # central differences: error about h^2 + 1e-16/h = 1e-10 on these smooth laws
         steps = h * np.eye(theta.shape[-1])
-        return np.stack([(self.residuals(theta + s) - self.residuals(theta - s)) / (2 * h) for s in steps], -1)
+        return np.stack(
+            [(self.residuals(theta + s) - self.residuals(theta - s)) / (2 * h) for s in steps], -1
+        )
 
 
 @dataclass(frozen=True)
@@ -137,10 +152,14 @@ def solve(
         _solve_chunk(problem, theta[i : i + per_chunk], weights[i : i + per_chunk], tolerance)
         for i in range(0, len(theta), per_chunk)
     ]
-    return Solution(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("theta", "value", "decrement")))
+    return Solution(
+        *(np.concatenate([getattr(p, f) for p in parts]) for f in ("theta", "value", "decrement"))
+    )
 
 
-def _solve_chunk(problem: Problem, theta: np.ndarray, weights: np.ndarray, tolerance: float) -> Solution:
+def _solve_chunk(
+    problem: Problem, theta: np.ndarray, weights: np.ndarray, tolerance: float
+) -> Solution:
     with np.errstate(over="ignore", invalid="ignore"):  # a step too far gives inf, and is not taken
         *coarse, last = _knees(problem, theta)
         for delta in coarse:
@@ -160,7 +179,9 @@ def _knees(problem: Problem, theta: np.ndarray) -> list[float]:
     if problem.objective.shape == "square":
         return [np.inf]
     scale = float(np.median(np.abs(problem.residuals(theta)))) + 1e-12
-    last = problem.objective.delta if problem.objective.shape == "huber" else min(1e-7, 1e-3 * scale)
+    last = (
+        problem.objective.delta if problem.objective.shape == "huber" else min(1e-7, 1e-3 * scale)
+    )
     count = max(1, int(np.ceil(np.log(max(scale / last, 1.0)) / np.log(5.0))))
     return [*np.geomspace(max(scale, last), last, count + 1)[:-1], last]
 
@@ -183,7 +204,9 @@ def _newton(
         # What the undamped model still promises; a promise below rounding cannot be kept.
         done = (decrement[open_] <= tolerance) & (damping[open_] < 1.0)
         theta[open_[better]], value[open_[better]] = trial[better], new[better]
-        damping[open_] = np.where(better, np.maximum(damping[open_] * 0.1, 1e-12), damping[open_] * 10.0)
+        damping[open_] = np.where(
+            better, np.maximum(damping[open_] * 0.1, 1e-12), damping[open_] * 10.0
+        )
         done |= damping[open_] > 1e8  # no descent left at the precision of the arithmetic
         open_ = open_[~done]
         if not len(open_):
@@ -213,7 +236,12 @@ def _expand(
 
 
 def _step(
-    problem: Problem, theta: np.ndarray, g: np.ndarray, H: np.ndarray, M: np.ndarray, damping: np.ndarray
+    problem: Problem,
+    theta: np.ndarray,
+    g: np.ndarray,
+    H: np.ndarray,
+    M: np.ndarray,
+    damping: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the damped Newton step within bounds and the decrement g'H^-1 g / 2."""
     P = theta.shape[1]
@@ -241,7 +269,9 @@ def starts(problem: Problem, count: int, *, seed: int = 0) -> np.ndarray:
     if lifted is not None:
         return lifted
     others = [p for p in problem.free if not p.linear]
-    draws = 1 << max(8 if len(others) > 2 else 6, (4 * count - 1).bit_length())  # Sobol likes powers of 2
+    draws = 1 << max(
+        8 if len(others) > 2 else 6, (4 * count - 1).bit_length()
+    )  # Sobol likes powers of 2
     unit = qmc.Sobol(max(len(others), 1), seed=seed).random(draws) if others else np.zeros((1, 1))
     theta = np.array([_project(problem, others, row) for row in unit])
     with np.errstate(over="ignore", invalid="ignore"):  # hopeless draws sort last
@@ -263,7 +293,9 @@ def _lifted_starts(problem: Problem, count: int, *, seed: int) -> np.ndarray | N
     kept = []
     for value in np.geomspace(*param.start, count):
         lifted = lift(base, np.full(24, value))
-        theta = np.stack([np.log(lifted[p.name]) if p.log else lifted[p.name] for p in problem.free], -1)
+        theta = np.stack(
+            [np.log(lifted[p.name]) if p.log else lifted[p.name] for p in problem.free], -1
+        )
         theta = np.clip(theta, problem.low, problem.high)
         kept.append(theta[np.argmin(np.square(problem.residuals(theta)).sum(-1))])
     return np.array(kept)
@@ -314,8 +346,13 @@ def polish_l1(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> np.nd
         r, J = (x[0] for x in problem.jacobian(theta[None]))
         cost = np.concatenate([np.zeros(P), weights, weights])
         equal = np.hstack([J, -np.eye(n), np.eye(n)])
-        limits = [(max(-box, lo - t), min(box, hi - t)) for t, lo, hi in zip(theta, problem.low, problem.high, strict=True)]
-        answer = linprog(cost, A_eq=equal, b_eq=-r, bounds=[*limits, *[(0, None)] * (2 * n)], method="highs")
+        limits = [
+            (max(-box, lo - t), min(box, hi - t))
+            for t, lo, hi in zip(theta, problem.low, problem.high, strict=True)
+        ]
+        answer = linprog(
+            cost, A_eq=equal, b_eq=-r, bounds=[*limits, *[(0, None)] * (2 * n)], method="highs"
+        )
         if answer.x is None:
             break
         trial = theta + answer.x[:P]

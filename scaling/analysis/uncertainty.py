@@ -17,7 +17,9 @@ RESAMPLES = 400
 FREE = 4.0
 
 
-def draw(problem: Problem, theta: np.ndarray, *, method: str, resamples: int, seed: int) -> np.ndarray:
+def draw(
+    problem: Problem, theta: np.ndarray, *, method: str, resamples: int, seed: int
+) -> np.ndarray:
     """Return theta_SP by the named method; no rows for `none`.
 
     Raises:
@@ -28,7 +30,9 @@ def draw(problem: Problem, theta: np.ndarray, *, method: str, resamples: int, se
     if method == "none":
         return np.empty((0, len(theta)))
     if resamples < 20:
-        raise FitError(f"resamples: {resamples} is too few for an interval; give at least 20, better {RESAMPLES}.")
+        raise FitError(
+            f"resamples: {resamples} is too few for an interval; give at least 20, better {RESAMPLES}."
+        )
     return (bootstrap if method == "bootstrap" else delta)(problem, theta, resamples, seed)
 
 
@@ -56,7 +60,9 @@ def delta(problem: Problem, theta: np.ndarray, resamples: int, seed: int) -> np.
     over its mean slope squared (Huber 1981, section 6.3).
     """
     rng = np.random.default_rng(seed)
-    draws = rng.multivariate_normal(theta, covariance(problem, theta), size=resamples, method="eigh")
+    draws = rng.multivariate_normal(
+        theta, covariance(problem, theta), size=resamples, method="eigh"
+    )
     return np.clip(draws, problem.low, problem.high)
 
 
@@ -83,7 +89,11 @@ def dispersion(problem: Problem, theta: np.ndarray) -> float:
     if problem.objective.shape == "square":
         return float(r @ r / freedom)
     scale = 1.4826 * float(np.median(np.abs(r))) + 1e-300
-    knee = max(problem.objective.delta, 1.345 * scale) if problem.objective.shape == "huber" else 1.345 * scale
+    knee = (
+        max(problem.objective.delta, 1.345 * scale)
+        if problem.objective.shape == "huber"
+        else 1.345 * scale
+    )
     psi, inside = np.clip(r, -knee, knee), float((np.abs(r) <= knee).mean())
     return float(psi @ psi / freedom / inside**2)
 

@@ -59,7 +59,9 @@ def _bounds(fit: Fit) -> list[str]:
     names = [n for n in fit.certificate.on_bound if n != "E"]
     if not names:
         return []
-    return [f"{', '.join(names)} ended on a bound of the search, so is not determined by these runs. Add runs that vary what it multiplies, or use a smaller law."]
+    return [
+        f"{', '.join(names)} ended on a bound of the search, so is not determined by these runs. Add runs that vary what it multiplies, or use a smaller law."
+    ]
 
 
 def _design(fit: Fit) -> list[str]:
@@ -68,7 +70,9 @@ def _design(fit: Fit) -> list[str]:
         log_n, log_d = np.log(fit.runs.N), np.log(fit.runs.D)
         for name, x in (("N", log_n), ("D", log_d)):
             if np.ptp(x) < np.log(3.0):
-                sentences.append(f"{name} spans only {np.exp(np.ptp(x)):.2g}x, too little for its exponent. Add runs at other {name}; 10x is a good span.")
+                sentences.append(
+                    f"{name} spans only {np.exp(np.ptp(x)):.2g}x, too little for its exponent. Add runs at other {name}; 10x is a good span."
+                )
         if np.ptp(log_n) > 0 and np.ptp(log_d) > 0:
             together = abs(float(np.corrcoef(log_n, log_d)[0, 1]))
             if together > 0.9:
@@ -77,7 +81,9 @@ def _design(fit: Fit) -> list[str]:
                     "Add runs with large N and few tokens, and small N and many."
                 )
     if fit.certificate.condition > 1e10:
-        sentences.append(f"Some parameters can be traded for others without cost (condition {fit.certificate.condition:.0e}). Use the predictions, not the parameters; or a smaller law.")
+        sentences.append(
+            f"Some parameters can be traded for others without cost (condition {fit.certificate.condition:.0e}). Use the predictions, not the parameters; or a smaller law."
+        )
     return sentences
 
 
@@ -85,7 +91,9 @@ def _few_runs(fit: Fit) -> list[str]:
     free = len(fit.law.params) - len(fit.fixed)
     if len(fit.runs) >= 3 * free:
         return []
-    return [f"{len(fit.runs)} runs for {free} free parameters is few; intervals are rough. Aim for {3 * free} or more."]
+    return [
+        f"{len(fit.runs)} runs for {free} free parameters is few; intervals are rough. Aim for {3 * free} or more."
+    ]
 
 
 def _precision(fit: Fit) -> list[str]:
@@ -98,4 +106,6 @@ def _precision(fit: Fit) -> list[str]:
                 wide.append(f"{name} in [{lo:.2g}, {hi:.2g}]")
     if not wide:
         return []
-    return [f"Exponents are barely determined: {', '.join(wide)}. Widen the range of N and D, or repeat runs with other seeds."]
+    return [
+        f"Exponents are barely determined: {', '.join(wide)}. Widen the range of N and D, or repeat runs with other seeds."
+    ]
