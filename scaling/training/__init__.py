@@ -1,0 +1,1 @@
+"""Training: a plan in, a run record out; the only home of torch."""

@@ -82,11 +82,8 @@ def _settings(wandb: Any) -> Any:
 
 
 def _has_key(wandb: Any) -> bool:
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.Api is None or _stored_key(wandb))
-
-
-def _stored_key(wandb: Any) -> str | None:
-    return getattr(wandb.api, "api_key", None)
+    """Whether a key is set or stored; without one an online start would wait or ask."""
+    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
 
 
 def _first_line(error: Exception) -> str:
