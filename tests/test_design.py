@@ -28,7 +28,7 @@ def test_sweep_is_centred_on_the_optimum(fitted):
     np.testing.assert_allclose(sizes[:, 3], fitted.optimal([1e15, 3e15])["N"], rtol=1e-9)
     assert (sizes[:, 6] / sizes[:, 0] >= 15.9).all()
     assert sweep.flops == pytest.approx(7 * 4e15)
-    assert all(p.C == pytest.approx(6 * p.N * p.D) for p in sweep.points)
+    assert all(pytest.approx(6 * p.N * p.D) == p.C for p in sweep.points)
 
 
 def test_sweep_file_opens_with_question_and_cost_and_parses(fitted, tmp_path):

@@ -77,7 +77,7 @@ def test_damaged_record_is_skipped_and_named(tmp_path):
 
 
 def test_empty_or_missing_sources_are_refused(tmp_path):
-    with pytest.raises(RecordError, match="no readable run.json"):
+    with pytest.raises(RecordError, match=r"no readable run\.json"):
         load(tmp_path)
     with pytest.raises(RecordError, match="no such file"):
         load(tmp_path / "nowhere")
@@ -113,7 +113,7 @@ def test_table_with_common_names_is_read_and_compute_filled_in(tmp_path):
 def test_unusable_values_are_refused(column, value):
     frame = pd.DataFrame({"N": [1e6, 2e6, 3e6], "D": [1e8, 1e8, 1e8], "loss": [3.0, 2.9, 2.8]})
     frame.loc[1, column] = value
-    with pytest.raises(FitError, match="must be finite and above 0; got .* in row1"):
+    with pytest.raises(FitError, match=r"must be finite and above 0; got .* in row1"):
         _ = load(frame).L
 
 

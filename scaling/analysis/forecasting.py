@@ -20,12 +20,14 @@ from scaling.analysis.laws import Law
 from scaling.analysis.objectives import get_objective
 from scaling.analysis.prediction import Prediction, extrapolation, fit_cost
 from scaling.analysis.runs import Runs, as_runs
+from scaling.analysis.starts import starts
 from scaling.study.errors import FitError
 from scaling.study.table import Table
 
 LAWS = ("chinchilla", "chinchilla_k")
-PAST = 2.0  # the past counts as this many extra cuts with errors as claimed, so that one bad cut
-#             among few does not rule the width; 2 gave the best coverage over eight truths
+# The past counts as this many extra cuts with errors as claimed, so that one bad cut among few does
+# not rule the width. With 2, nominal 90 % covered 85 to 100 % on eight simulated truths, 95 % overall.
+PAST = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +144,7 @@ def _predict(
     """Fit one law by log least squares; SDs of ln L by linearisation, g' cov g."""
     objective, weights = get_objective("mse_log"), np.ones(len(runs))
     problem = make_problem(runs, law, objective, {})
-    ends = solver.solve(problem, solver.starts(problem, 4), weights, tolerance=1e-10)
+    ends = solver.solve(problem, starts(problem, 4), weights, tolerance=1e-10)
     theta = ends.theta[ends.value.argmin()]
     if any(p.prior for p in problem.free):
         problem = make_problem(

@@ -1,130 +1,23 @@
 """Find the optimum of a law on data, for many starts or many resamples at once.
 
-Three choices make single starts reliable (each measured on 15 public tables): inputs centred at
-their geometric mean, linear coefficients solved for when searching starts, and a damped Newton
-method that lowers the knee of a robust objective step by step.
+Three choices make single starts reliable: inputs centred at their geometric mean, linear
+coefficients solved for when searching starts, and a damped Newton method that lowers the knee of
+a robust objective step by step.
 
 Shapes: S problems solved together, n runs, P free parameters. theta_SP, r_Sn, J_SnP, w_Sn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog, nnls
-from scipy.stats import qmc
+from scipy.optimize import linprog
 
-from scaling.analysis.laws import Law, Param, get
-from scaling.analysis.objectives import Objective
+from scaling.analysis.problem import Problem
 
 STEPS = 200  # Newton steps per knee; about 15 are used
 CHUNK = 2_000_000  # largest S * n * P worked on at once: 16 MB per array
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A law on data, in the searched parameters theta: centred inputs, logs of positive scales."""
-
-    law: Law
-    inputs: Mapping[str, np.ndarray]  # divided by `center`
-    loss: np.ndarray
-    objective: Objective
-    center: Mapping[str, float]
-    free: tuple[Param, ...]
-    fixed: Mapping[str, float] = field(default_factory=dict)  # in the law's own units
-    prior_scale: float = 0.0  # objective per unit of -log prior; 0 leaves priors out
-
-    @property
-    def low(self) -> np.ndarray:
-        """Lower bounds of theta."""
-        return np.array([np.log(p.low) if p.log else p.low for p in self.free])
-
-    @property
-    def high(self) -> np.ndarray:
-        """Upper bounds of theta; a floor cannot lie above the lowest loss."""
-        top = [self.loss.min() * (1 - 1e-9) if p.name == "E" else p.high for p in self.free]
-        return np.array([np.log(t) if p.log else t for t, p in zip(top, self.free, strict=True)])
-
-    def to_params(self, theta: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the law's own parameters, in the units of the data, for theta of shape [..., P]."""
-        values = self._centred(theta)
-        return {p.name: values[p.name] * self._scale(p, values) for p in self.law.params}
-
-    def to_theta(self, params: Mapping[str, float]) -> np.ndarray:
-        """Return theta [P] for parameters in the units of the data."""
-        values = {p.name: params[p.name] / self._scale(p, params) for p in self.free}
-        return np.array([np.log(values[p.name]) if p.log else values[p.name] for p in self.free])
-
-    def residuals(self, theta: np.ndarray) -> np.ndarray:
-        """Return r_Sn."""
-        values = {k: np.asarray(v)[..., None] for k, v in self._centred(theta).items()}
-        return self.objective.residuals(self.law.loss(**self.inputs, **values), self.loss)
-
-    def jacobian(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return r_Sn and J_SnP = d r / d theta, analytic where the law has a gradient."""
-        if self.law.gradient is None or any(
-            p.unit_of for p in self.law.params if p.name in self.fixed
-        ):
-            return self.residuals(theta), self._numeric_jacobian(theta)
-        values = {k: np.asarray(v)[..., None] for k, v in self._centred(theta).items()}
-        fitted = self.law.loss(**self.inputs, **values)
-        slopes = self.law.gradient(**self.inputs, **values)
-        columns = [slopes[p.name] * (values[p.name] if p.log else 1.0) for p in self.free]
-        J = np.stack(np.broadcast_arrays(*columns, fitted)[:-1], axis=-1)
-        r = self.objective.residuals(fitted, self.loss)
-        return r, J / fitted[..., None] if self.objective.log else J
-
-    def prior(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the penalty [S], its gradient [S, P] and its curvature [P]."""
-        mean = np.array([p.prior[0] if p.prior else 0.0 for p in self.free])
-        weight = np.array(
-            [self.prior_scale / p.prior[1] ** 2 if p.prior else 0.0 for p in self.free]
-        )
-        away = theta - mean
-        return 0.5 * (weight * away * away).sum(-1), weight * away, weight
-
-    def value(
-        self, theta: np.ndarray, weights: np.ndarray, delta: float | None = None
-    ) -> np.ndarray:
-        """Return the objective [S] at theta."""
-        return (weights * self.objective.rho(self.residuals(theta), delta)).sum(-1) + self.prior(
-            theta
-        )[0]
-
-    def gradient(self, theta: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the gradient [S, P] of the objective."""
-        r, J = self.jacobian(theta)
-        return np.einsum("snp,sn->sp", J, weights * self.objective.psi(r)) + self.prior(theta)[1]
-
-    def _centred(self, theta: np.ndarray) -> dict[str, np.ndarray]:
-        theta = np.asarray(theta, float)
-        values = {
-            p.name: np.exp(theta[..., i]) if p.log else theta[..., i]
-            for i, p in enumerate(self.free)
-        }
-        everything = {**self.fixed, **values}
-        for name, value in self.fixed.items():
-            param = next(p for p in self.law.params if p.name == name)
-            values[name] = np.asarray(value / self._scale(param, everything))
-        return values
-
-    def _scale(self, param: Param, values: Mapping[str, np.ndarray | float]) -> np.ndarray | float:
-        """Factor from centred to own units: A = A' * center^alpha because A/N^alpha = A'/N'^alpha."""
-        scale: np.ndarray | float = 1.0
-        for name, power in param.unit_of.items():
-            scale = scale * self.center[name] ** (
-                values[power] if isinstance(power, str) else power
-            )
-        return scale
-
-    def _numeric_jacobian(self, theta: np.ndarray) -> np.ndarray:
-        h = 1e-6  # central differences: error about h^2 + 1e-16/h = 1e-10 on these smooth laws
-        steps = h * np.eye(theta.shape[-1])
-        return np.stack(
-            [(self.residuals(theta + s) - self.residuals(theta - s)) / (2 * h) for s in steps], -1
-        )
 
 
 @dataclass(frozen=True)
@@ -257,81 +150,6 @@ def _step(
     along = np.einsum("spq,sp->sq", vectors, g)
     step = -np.einsum("spq,sq->sp", vectors, along / values)
     return np.where(held, 0.0, step), 0.5 * (along**2 / values).sum(-1)
-
-
-def starts(problem: Problem, count: int, *, seed: int = 0) -> np.ndarray:
-    """Return the `count` best of many starts: parameters that enter linearly are solved for.
-
-    Draws the others from their start ranges (scrambled Sobol points, so any count covers them),
-    solves the linear ones by non-negative least squares on relative errors, keeps the best.
-    """
-    lifted = _lifted_starts(problem, count, seed=seed)
-    if lifted is not None:
-        return lifted
-    others = [p for p in problem.free if not p.linear]
-    draws = 1 << max(
-        8 if len(others) > 2 else 6, (4 * count - 1).bit_length()
-    )  # Sobol likes powers of 2
-    unit = qmc.Sobol(max(len(others), 1), seed=seed).random(draws) if others else np.zeros((1, 1))
-    theta = np.array([_project(problem, others, row) for row in unit])
-    with np.errstate(over="ignore", invalid="ignore"):  # hopeless draws sort last
-        score = np.nan_to_num(np.square(problem.residuals(theta)).sum(-1), nan=np.inf)
-    return theta[np.argsort(score)[:count]]
-
-
-def _lifted_starts(problem: Problem, count: int, *, seed: int) -> np.ndarray | None:
-    """Return starts that share the asymptotes of a simpler law's starts, at spread-out bends.
-
-    The bend decides the basin, so the best start of each of `count` values is kept.
-    """
-    if problem.law.lift is None or problem.fixed:
-        return None
-    name, extra, lift = problem.law.lift
-    param = next(p for p in problem.free if p.name == extra)
-    simple = replace(problem, law=get(name), free=get(name).params)
-    base = simple._centred(starts(simple, 24, seed=seed))
-    kept = []
-    for value in np.geomspace(*param.start, count):
-        lifted = lift(base, np.full(24, value))
-        theta = np.stack(
-            [np.log(lifted[p.name]) if p.log else lifted[p.name] for p in problem.free], -1
-        )
-        theta = np.clip(theta, problem.low, problem.high)
-        kept.append(theta[np.argmin(np.square(problem.residuals(theta)).sum(-1))])
-    return np.array(kept)
-
-
-def _project(problem: Problem, others: list[Param], unit: np.ndarray) -> np.ndarray:
-    """Turn a point of the unit cube into theta, solving for the linear parameters."""
-    theta = np.zeros(len(problem.free))
-    linear = []
-    for i, p in enumerate(problem.free):
-        if p in others:
-            lo, hi = (np.log(s) if p.log else s for s in p.start)
-            theta[i] = lo + (hi - lo) * unit[others.index(p)]
-        else:
-            linear.append(i)
-    if linear:
-        columns = np.stack([_column(problem, theta, linear, i) for i in linear], -1)
-        offset = _column(problem, theta, linear, None)
-        target = (problem.loss - offset) / problem.loss
-        solved, _ = nnls(columns / problem.loss[:, None], target)
-        for i, value in zip(linear, solved, strict=True):
-            p = problem.free[i]  # a zero coefficient starts small, not at minus infinity
-            theta[i] = np.log(max(value, 1e-6)) if p.log else value
-    return np.clip(theta, problem.low, problem.high)
-
-
-def _column(problem: Problem, theta: np.ndarray, linear: list[int], on: int | None) -> np.ndarray:
-    """Loss with one linear parameter at 1 and the others at 0 (`on=None`: all at 0)."""
-    values = {k: np.asarray(v) for k, v in problem._centred(theta).items()}
-    for i in linear:
-        values[problem.free[i].name] = np.asarray(0.0)
-    base = problem.law.loss(**problem.inputs, **values) + 0.0 * problem.loss
-    if on is None:
-        return base
-    values[problem.free[on].name] = np.asarray(1.0)
-    return problem.law.loss(**problem.inputs, **values) - base
 
 
 def polish_l1(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> np.ndarray:

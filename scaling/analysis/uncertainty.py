@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from scaling.analysis.solver import Problem, solve
+from scaling.analysis.problem import Problem
+from scaling.analysis.solver import solve
 from scaling.study.errors import FitError
 
 METHODS = ("bootstrap", "delta", "none")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from scaling.analysis.fitting import Fit
+    from scaling.analysis.fitted import Fit
 
 
 def judge(fit: Fit) -> list[str]:
