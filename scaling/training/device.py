@@ -23,9 +23,15 @@ from scaling.study.shape import ModelShape, count_params
 from scaling.study.units import format_quantity
 
 # bfloat16 autocast on CPU pays above this many FLOPs (forward and backward) per pass; below, its
-# casts cost more than the products save. Measured on one Zen 4 core (avx512_bf16), shapes of 10k to
-# 1M parameters: 0.8x to 1.1x of float32 below, 1.2x to 2.0x above.
-BF16_MIN_FLOPS = 3e8
+# casts cost what the products save. Measured on one Zen 4 core (avx512_bf16), 10k to 1M parameters,
+# 512 to 4096 tokens, against float32: 0.9 to 1.1 times below, 1.2 to 2.0 times above.
+BF16_MIN_FLOPS = 2e8
+
+# Plain products win over torch's fused kernel on CPU in bfloat16 (1.5 to 2.4 times on the step at
+# 128 positions) and in float32 for heads narrower than this; wider, the fused kernel leads by 5 to
+# 15 %. Scores of T x T are kept for the backward pass, so beyond 512 positions memory decides.
+MATMUL_HEAD_SIZE = 24
+MATMUL_CONTEXT = 512
 
 # Tokens per forward pass: enough to fill the device, few enough to stay in its caches or memory.
 MICRO_TOKENS = {"cpu": 8192, "cuda": 65_536}
@@ -86,14 +92,20 @@ def choose_engine(shape: ModelShape, *, batch_seqs: int, train: TrainConfig) -> 
     device = _device(train.device)
     if train.threads is not None:
         torch.set_num_threads(train.threads)
+    # 1. how much at once, by the memory of the larger of the kernels that may be chosen
+    short = device.type == "cpu" and shape.context <= MATMUL_CONTEXT
     attention = train.attention
-    if attention == "auto":  # scores of T x T are kept: beyond 512 positions their memory decides
-        attention = "matmul" if device.type == "cpu" and shape.context <= 512 else "sdpa"
-    seqs = _micro_seqs(shape, batch_seqs, train, device, attention)
+    larger = ("matmul" if short else "sdpa") if attention == "auto" else attention
+    seqs = _micro_seqs(shape, batch_seqs, train, device, larger)
+
+    # 2. precision by the work in a pass, kernel by precision
     precision = train.precision
     if precision == "auto":
         flops = float(flops_per_token(shape).counted) * seqs * shape.context
         precision = "bfloat16" if _likes_bfloat16(device, flops) else "float32"
+    if attention == "auto":
+        plain = short and (precision == "bfloat16" or shape.head_size < MATMUL_HEAD_SIZE)
+        attention = "matmul" if plain else "sdpa"
     return Engine(
         device=device, precision=precision, attention=attention, micro_seqs=seqs,
         compile=train.compile, threads=torch.get_num_threads(),
