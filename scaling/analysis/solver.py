@@ -53,7 +53,9 @@ def solve(
 def _solve_chunk(
     problem: Problem, theta: np.ndarray, weights: np.ndarray, tolerance: float
 ) -> Solution:
-    with np.errstate(over="ignore", invalid="ignore"):  # a step too far gives inf, and is not taken
+    with np.errstate(
+        over="ignore", invalid="ignore", divide="ignore"
+    ):  # a step too far gives inf, and is not taken
         *coarse, last = _knees(problem, theta)
         for delta in coarse:
             theta, value, decrement = _newton(problem, theta, weights, delta, 1e-3)

@@ -28,7 +28,7 @@ def starts(problem: Problem, count: int, *, seed: int = 0) -> np.ndarray:
     )  # Sobol likes powers of 2
     unit = qmc.Sobol(max(len(others), 1), seed=seed).random(draws) if others else np.zeros((1, 1))
     theta = np.array([_project(problem, others, row) for row in unit])
-    with np.errstate(over="ignore", invalid="ignore"):  # hopeless draws sort last
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # hopeless draws sort last
         score = np.nan_to_num(np.square(problem.residuals(theta)).sum(-1), nan=np.inf)
     return theta[np.argsort(score)[:count]]
 
