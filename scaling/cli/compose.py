@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """
     try:
         with _hydra():
-            return hydra_compose(name, overrides=[*overrides, *search_path_override(overrides)], return_hydra_config=False)
+            return hydra_compose(name, overrides=[*overrides, *search_path_override(overrides)], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from None
 
@@ -141,6 +142,7 @@ class Sweep:
     design: Design
     points: list[Point]
     base: DictConfig
+    jobs: int = 1  # runs at once, as the launcher says
 
 
 def compose_sweep(arguments: Sequence[str]) -> Sweep:
@@ -148,10 +150,21 @@ def compose_sweep(arguments: Sequence[str]) -> Sweep:
     try:
         parsed = OverridesParser.create().parse_overrides(list(arguments))
         plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
-        base = compose("train", plain)
-        return expand(base, parsed, lambda extra: compose("train", [*plain, *extra]))
+        composed = compose("train", plain)
+        sweep = expand(_without_hydra(composed), parsed, lambda extra: _without_hydra(compose("train", [*plain, *extra])))
+        return replace(sweep, jobs=_jobs(composed))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from None
+
+
+def _without_hydra(cfg: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])
+
+
+def _jobs(cfg: DictConfig) -> int:
+    """How many runs the launcher trains at once on this machine: joblib says, the others do one."""
+    jobs = OmegaConf.select(cfg, "hydra.launcher.n_jobs", default=1)
+    return int(jobs) if int(jobs) > 0 else os.cpu_count() or 1
 
 
 def expand(base: DictConfig, parsed: Sequence[Override], recompose: Callable[[list[str]], DictConfig]) -> Sweep:

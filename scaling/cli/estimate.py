@@ -1,7 +1,149 @@
-"""How long runs will take here."""
+"""How long runs will take on this machine: real steps of their shapes, timed once and remembered."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaling.cli.progress import progress_bar
+from scaling.study.plan import RunPlan
+from scaling.study.record import write_atomic
+from scaling.study.units import format_duration
+
+MEASURED_SHAPES = 40  # more are interpolated, so that measuring stays below a minute
+SECONDS_PER_SHAPE = 0.8
+LARGEST = 5e10  # counted FLOPs per step; a larger step is not timed on a laptop but extrapolated
+START_UP = 4.0  # s for worker processes to import torch, once per launch
+
+
 @dataclass(frozen=True)
 class Estimate:
-    seconds: dict
-    def describe(self, missing): return ""
-def estimate_seconds(plans, jobs): return None
+    """Seconds by run id, and how many runs go on at once."""
+
+    seconds: dict[str, float]
+    jobs: int
+
+    def makespan(self, plans: Sequence[RunPlan]) -> float:
+        """Return the seconds until all are done: each starts on the next free worker, dearest first."""
+        workers = [0.0] * self.jobs
+        for plan in sorted(plans, key=lambda p: -p.flops_counted):
+            first = workers.index(min(workers))
+            workers[first] += self.seconds[plan.run_id]
+        return max(workers) + (START_UP if plans else 0.0)
+
+    def describe(self, plans: Sequence[RunPlan]) -> str:
+        """Say how long the given runs will take."""
+        if not plans:
+            return "Nothing is left to train."
+        alone = sum(self.seconds[p.run_id] for p in plans)
+        at_once = f", {self.jobs} runs at once" if self.jobs > 1 else ""
+        return f"Estimated time: {format_duration(self.makespan(plans))}{at_once} ({format_duration(alone)} of one worker)."
+
+
+def estimate_seconds(plans: Sequence[RunPlan], jobs: int) -> Estimate:
+    """Estimate each run's time from measured steps, `jobs` measurements at once as in training."""
+    costs = _step_costs(plans, jobs)
+    seconds = {}
+    for plan in plans:
+        cost, train = costs[_key(plan, jobs)], plan.config.train
+        seconds[plan.run_id] = cost.run_seconds(
+            steps=plan.steps, evals=train.evals, val_tokens=plan.config.data.val_tokens, rows=train.log_points
+        )
+    return Estimate(seconds, jobs)
+
+
+def _key(plan: RunPlan, jobs: int) -> str:
+    """What a step's time depends on, besides the machine."""
+    train = plan.config.train
+    how = (train.device, train.precision, train.attention, train.threads, train.micro_batch_tokens, jobs)
+    return json.dumps([dataclasses.asdict(plan.shape), plan.batch_seqs, how], sort_keys=True)
+
+
+def _step_costs(plans: Sequence[RunPlan], jobs: int) -> dict[str, Any]:
+    """Return the cost of a step for every key: remembered, measured or interpolated."""
+    from scaling.training.calibrate import StepCost
+
+    path, known = _remembered(plans)
+    by_key = {_key(p, jobs): p for p in plans}
+    missing = [k for k in by_key if k not in known and _step_flops(by_key[k]) <= LARGEST]
+    if not missing and not any(k in known for k in by_key):  # all are large: time the smallest
+        missing = [min(by_key, key=lambda k: _step_flops(by_key[k]))]
+    chosen = _spread(sorted(missing, key=lambda k: _step_flops(by_key[k])), MEASURED_SHAPES)
+    if chosen:
+        known |= _measure([by_key[k] for k in chosen], chosen, jobs)
+        write_atomic(path, json.dumps(known, indent=0))
+    costs = {k: StepCost(**known[k]) for k in by_key if k in known}
+    return costs | {k: _interpolate(by_key[k], costs, by_key) for k in by_key if k not in costs}
+
+
+def _step_flops(plan: RunPlan) -> float:
+    return float(plan.flops.counted) * plan.batch_tokens
+
+
+def _spread(items: list[str], count: int) -> list[str]:
+    """Take at most `count` items evenly, the ends included."""
+    if len(items) <= count:
+        return items
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def _remembered(plans: Sequence[RunPlan]) -> tuple[Path, dict[str, Any]]:
+    """Return the file of this machine's measurements and what it holds."""
+    import torch
+
+    from scaling.training.data.cache import cache_folder
+    from scaling.training.device import choose_engine
+
+    plan = min(plans, key=_step_flops)
+    name = choose_engine(plan.shape, batch_seqs=1, train=plan.config.train).name()
+    label = "".join(c if c.isalnum() else "-" for c in f"{name}-{torch.__version__}")
+    path = cache_folder(plan.config.data.cache) / "calibration" / f"{label}.json"
+    try:
+        return path, json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return path, {}
+
+
+def _measure(plans: Sequence[RunPlan], keys: Sequence[str], jobs: int) -> dict[str, Any]:
+    """Time a few steps of each plan, in as many processes as will train."""
+    from joblib import Parallel, delayed
+
+    known = {}
+    with progress_bar() as progress:
+        task = progress.add_task("timing a few steps of each shape", total=len(plans))
+        results = Parallel(n_jobs=jobs, return_as="generator")(delayed(_measure_one)(p, jobs) for p in plans)
+        for key, cost in zip(keys, results, strict=True):
+            known[key] = cost
+            progress.advance(task)
+    return known
+
+
+def _measure_one(plan: RunPlan, jobs: int) -> dict[str, float]:
+    from scaling.training.calibrate import measure_step_seconds
+
+    train = plan.config.train
+    threads = train.threads or max(1, (os.cpu_count() or 1) // jobs)
+    return measure_step_seconds(plan.shape, plan.batch_seqs, threads=threads, seconds=SECONDS_PER_SHAPE, train=train).to_dict()
+
+
+def _interpolate(plan: RunPlan, costs: dict[str, Any], by_key: dict[str, RunPlan]) -> Any:
+    """Take the cost from the two measured shapes nearest in FLOPs per step, straight in log-log."""
+    points = sorted((math.log(_step_flops(by_key[k])), cost) for k, cost in costs.items())
+    x = math.log(_step_flops(plan))
+    below = [p for p in points if p[0] <= x] or points[:1]
+    above = [p for p in points if p[0] > x] or points[-1:]
+    (x0, low), (x1, high) = below[-1], above[0]
+
+    def between(name: str) -> float:
+        a, b = getattr(low, name), getattr(high, name)
+        if x1 == x0:  # beyond what was measured: time follows FLOPs
+            return a * math.exp(x - x0)
+        return math.exp(math.log(a) + (math.log(b) - math.log(a)) * (x - x0) / (x1 - x0))
+
+    return dataclasses.replace(low, step=between("step"), val_token=between("val_token"))

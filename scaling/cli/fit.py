@@ -56,13 +56,21 @@ def analyse(config: FitConfig) -> Analysis:
     from scaling.analysis.runs import load
 
     folder = results_folder(config)
-    runs = load(folder).using(params=config.params, flops=config.flops, loss=config.loss)
+    params, flops = _conventions(config, folder)
+    runs = load(folder).using(params=params, flops=flops, loss=config.loss)
     law = fit(runs, law=config.law, objective=config.objective, intervals=config.intervals, resamples=config.resamples, level=config.level, seed=config.seed)
     try:
         iso, problem = fit_isoflops(runs), ""
     except FitError as error:  # a grid or a ladder has no equal budgets; the law stands without them
         iso, problem = None, str(error)
     return Analysis(config, folder, runs, law, iso, problem)
+
+
+def _conventions(config: FitConfig, folder: Path) -> tuple[str | None, str | None]:
+    """Return N and C as asked for, else as the sweep counted its sizes and budgets."""
+    sweep = sweep_file(folder)
+    params = config.params or (sweep.get("model") or {}).get("params_convention")
+    return params, config.flops or (sweep.get("budget") or {}).get("convention")
 
 
 def results_folder(config: FitConfig) -> Path:
@@ -165,11 +173,13 @@ def save_report(analysis: Analysis, *, verification: Any = None) -> Path:
 
 
 def sweep_question(folder: Path) -> str:
-    """Return the question that the sweep file asked, from the copy beside the records."""
+    """Return the question that the sweep file asked."""
+    return (sweep_file(folder).get("design") or {}).get("question") or ""
+
+
+def sweep_file(folder: Path) -> dict[str, Any]:
+    """Read the copy of the sweep that was left beside its records; empty if there is none."""
     import yaml
 
     path = folder / "sweep.yaml"
-    if not path.exists():
-        return ""
-    design = (yaml.safe_load(path.read_text()) or {}).get("design") or {}
-    return design.get("question") or ""
+    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}

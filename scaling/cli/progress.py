@@ -152,6 +152,18 @@ def _line(record: RunRecord, number: int, total: int) -> str:
     return f"{head}  loss {record.val_loss:.4f}  {format_duration(record.seconds)}  {format_quantity(record.tokens_per_second)} tokens/s"
 
 
+@contextmanager
+def step_progress(text: str) -> Iterator[Callable[[str, float], None]]:
+    """Show work whose share is known; yields a callback of message and share."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(text, total=1.0)
+        yield lambda message, share: progress.update(task, description=f"{text} ({message})", completed=share)
+
+
 def progress_bar() -> Progress:
     """Return a progress bar with counts, for long work that is not a run."""
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -59,14 +59,30 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], launcher: Launcher, con
     if done:
         print(f"{sweep.name}: {done} of {len(planned)} runs are finished; training {len(missing)}.", file=sys.stderr)
 
-    # 3. launch, watching the records
+    # 3. text once, before several processes ask for it at once
+    _prepare_data([plan for _, plan in missing])
+
+    # 4. launch, watching the records
     jobs = [[*plain, *point.overrides] for point, _ in missing]
     with sweep_progress([plan for _, plan in missing], done=done):
         results = list(launcher.launch(jobs, initial_job_idx=0))
 
-    # 4. say what came out
+    # 5. say what came out
     set_failed(report_failures(results, [plan for _, plan in missing]))
     return results
+
+
+def _prepare_data(plans: Sequence[RunPlan]) -> None:
+    """Build the token stores that are not there yet, saying so."""
+    from scaling.cli.progress import step_progress
+
+    wanted = {repr(p.config.data): p for p in plans}
+    for plan in wanted.values():
+        from scaling.training.data import describe, prepare
+
+        if describe(plan.config.data) is None:
+            with step_progress(f"preparing text: {plan.config.data.source}") as on_progress:
+                prepare(plan.config.data, context=plan.shape.context, on_progress=on_progress)
 
 
 def unique_plans(points: Sequence[Point]) -> list[tuple[Point, RunPlan]]:

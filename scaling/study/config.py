@@ -190,8 +190,8 @@ class FitConfig:
 
     law: str = _key("chinchilla", "", "Law to fit: chinchilla, chinchilla_k, chinchilla_tied, kaplan ...")
     objective: str = _key("huber_log", "", "What is minimised.", choices=("huber_log", "l1_log", "mse_log", "huber", "l1", "mse"))
-    params: str = _key("non_embedding", "", "Which N.", choices=("non_embedding", "total", "body_head"))
-    flops: str = _key("6nd", "", "Which C.", choices=("6nd", "counted"))
+    params: str | None = _key(None, "", "Which N; null: as the sweep counted its sizes.", choices=("non_embedding", "total", "body_head"))
+    flops: str | None = _key(None, "", "Which C; null: as the sweep counted its budgets.", choices=("6nd", "counted"))
     loss: str = _key("val_loss", "", "Column that is fitted.", choices=("val_loss", "val_excess", "train_loss"))
     intervals: str = _key("bootstrap", "", "How intervals are found.", choices=("bootstrap", "delta", "none"))
     resamples: int = _key(500, "resamples", "Bootstrap resamples.", least=10)

@@ -117,7 +117,7 @@ def make_plan(config: RunConfig) -> RunPlan:
     lr = (optim.lr or learning_rate_rule(params, tokens)) * optim.lr_scale
     decay = optim.weight_decay
     if decay is None:
-        decay = weight_decay_rule(lr, batch_seqs * shape.context, tokens, params)
+        decay = weight_decay_rule(params, tokens)
     return RunPlan(
         config=config, shape=shape, counts=counts, flops=flops,
         params_target=target or params, tokens_target=wanted,
