@@ -233,10 +233,10 @@ def to_run_config(cfg: DictConfig) -> RunConfig:
 
 def compose_fit(sweep: str | None, overrides: Sequence[str]) -> FitConfig:
     """Compose and check how results are fitted; the bare word names the sweep."""
-    cfg = compose("fit", [*([f"sweep={sweep}"] if sweep else []), *overrides])
+    cfg = _without_hydra(compose("fit", [*([f"sweep={sweep}"] if sweep else []), *overrides]))
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
-    return FitConfig.from_dict({str(k): v for k, v in values.items() if k != "hydra"})
+    return FitConfig.from_dict({str(k): v for k, v in values.items()})
 
 
 def explain(error: Exception) -> ConfigError:

@@ -160,7 +160,9 @@ def _nearest_shape(model: ModelConfig, vocab: int, target: float) -> ModelShape:
     """
     shapes = [s for s in (_fit_ffn(model, vocab, *c, target) for c in _candidates(model, vocab, target)) if s]
     off = {s: abs(count_params(s).by(model.params_convention) / target - 1) for s in shapes}
-    good = [s for s in shapes if off[s] <= TOLERANCE]
+    # below 5k parameters one channel of the feed-forward part is more than 1 %
+    channel = {s: 0.5 * s.layers * (ffn_weights(s) / s.ffn) / target for s in shapes}
+    good = [s for s in shapes if off[s] <= max(TOLERANCE, min(channel[s], 0.03))]
     if good:
         return min(good, key=lambda s: _strain(model, s) + off[s])
     closest = f"; the closest has {count_params(min(shapes, key=off.__getitem__)).by(model.params_convention):,}" if shapes else ""
