@@ -29,7 +29,12 @@ train: {evals: 3, keep_checkpoint: false}
 
 def scaling(*arguments, cwd, **env):
     return subprocess.run(
-        [sys.executable, "-m", "scaling", *arguments], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env}, timeout=240
+        [sys.executable, "-m", "scaling", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        timeout=240,
     )
 
 
@@ -39,7 +44,9 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     (folder / "sweeps").mkdir()
     (folder / "sweeps" / "mini.yaml").write_text(MINI)
-    result = scaling("train", "mini", "hydra/launcher=local", cwd=folder, SCALING_CACHE=str(folder / "cache"))
+    result = scaling(
+        "train", "mini", "hydra/launcher=local", cwd=folder, SCALING_CACHE=str(folder / "cache")
+    )
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -74,7 +81,9 @@ def test_deleted_run_is_the_only_one_trained_again(study):
     assert result.returncode == 0 and "8 of 9 runs are finished; training 1" in result.stderr
     after = {f: (f / "run.json").stat().st_mtime_ns for f in run_folders(study)}
     assert [f for f in after if after[f] != before[f]] == [gone]
-    assert json.loads((gone / "run.json").read_text())["val_loss"] == losses  # to the bit: same seed, same order
+    assert (
+        json.loads((gone / "run.json").read_text())["val_loss"] == losses
+    )  # to the bit: same seed, same order
 
 
 def test_status_counts_runs_and_names_damage(study, tmp_path):
@@ -85,7 +94,9 @@ def test_status_counts_runs_and_names_damage(study, tmp_path):
     shutil.rmtree(second)
     result = scaling("status", "mini", cwd=copy)
     assert result.returncode == 0
-    assert "7 done" in result.stdout and "1 damaged" in result.stdout and "1 waiting" in result.stdout
+    assert (
+        "7 done" in result.stdout and "1 damaged" in result.stdout and "1 waiting" in result.stdout
+    )
     assert "Delete the folder to train the run again" in result.stdout
 
 
@@ -112,7 +123,9 @@ def test_verify_states_a_prediction_before_the_run_and_keeps_it(study):
     again = scaling("verify", "mini", cwd=study, SCALING_CACHE=str(study / "cache"))
     assert again.returncode == 0
     assert json.loads((study / "results" / "mini" / "forecast.json").read_text()) == forecast
-    shutil.rmtree(study / "results" / "mini" / forecast["run_id"])  # the other tests count nine runs
+    shutil.rmtree(
+        study / "results" / "mini" / forecast["run_id"]
+    )  # the other tests count nine runs
     (study / "results" / "mini" / "forecast.json").unlink()
 
 
@@ -131,7 +144,11 @@ def test_single_run_says_what_came_out(tmp_path):
         cwd=tmp_path, SCALING_CACHE=str(tmp_path / "cache"),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "validation loss" in result.stdout and "nats/token" in result.stdout and "results/single/" in result.stdout
+    assert (
+        "validation loss" in result.stdout
+        and "nats/token" in result.stdout
+        and "results/single/" in result.stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,17 +156,35 @@ def test_single_run_says_what_came_out(tmp_path):
     [
         (["trian"], "there is no verb 'trian'. Did you mean 'train'?"),
         (["train", "quickstrat"], "there is no sweep 'quickstrat'. Did you mean 'quickstart'?"),
-        (["train", "model.n_layers=3"], "model.n_layers: no such key. Did you mean 'model.layers'?"),
+        (
+            ["train", "model.n_layers=3"],
+            "model.n_layers: no such key. Did you mean 'model.layers'?",
+        ),
         (["train", "+model.extra=1"], "model.extra: no such key"),
-        (["train", "model.params=big"], "model.params: expected a number such as 40M or 1e18; got 'big'"),
+        (
+            ["train", "model.params=big"],
+            "model.params: expected a number such as 40M or 1e18; got 'big'",
+        ),
         (["train", "model=huge"], "model: there is no 'huge'. There are: gpt2, llama"),
-        (["train", "model.params=1M", "budget.tokens=0"], "budget.tokens: must be above 0 tokens; got 0"),
+        (
+            ["train", "model.params=1M", "budget.tokens=0"],
+            "budget.tokens: must be above 0 tokens; got 0",
+        ),
         (["train", "model.params=1M", "budget.flops=-1e18"], "budget.flops: must be above 0 FLOPs"),
-        (["train", "model.params=1M", "budget.flops=1e18", "budget.tokens=2e9"], "budget: set one of tokens, flops, tokens_per_param"),
+        (
+            ["train", "model.params=1M", "budget.flops=1e18", "budget.tokens=2e9"],
+            "budget: set one of tokens, flops, tokens_per_param",
+        ),
         (["train", "model.params=1T", "budget.tokens=1M"], "memory"),
-        (["train", "model.params=3k", "budget.tokens=4k", "data=text", "data.path=missing.txt"], "missing.txt"),
+        (
+            ["train", "model.params=3k", "budget.tokens=4k", "data=text", "data.path=missing.txt"],
+            "missing.txt",
+        ),
         (["train"], "model: no size is given"),
-        (["plan", "model.params=10k", "model.params_convention=total", "data.vocab=50257"], "no shape is within 1 %"),
+        (
+            ["plan", "model.params=10k", "model.params_convention=total", "data.vocab=50257"],
+            "no shape is within 1 %",
+        ),
         (["fit", "nothing_here"], "Train the sweep first"),
         (["fit", "quickstart", "objectve=mse"], "objectve: no such key. Did you mean 'objective'?"),
         (["keys", "modle"], "no key starts with 'modle'"),
@@ -165,7 +200,9 @@ def test_bad_input_is_answered_in_one_line(arguments, message, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("arguments", [["model.params=3k"], ["-m", "model.params=3k,5k"]])
-def test_unwritable_results_folder_is_refused_before_training(arguments, tmp_path, monkeypatch, capsys):
+def test_unwritable_results_folder_is_refused_before_training(
+    arguments, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "results").write_text("a file where the folder should be")
     monkeypatch.chdir(tmp_path)
     assert main(["train", *arguments, "budget.tokens=4k", "data=markov", "data.vocab=64"]) == 1

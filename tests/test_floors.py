@@ -17,7 +17,14 @@ ALLOWED = {  # a floor may import itself and what is listed
     "present": {"study", "analysis", "present"},
     "cli": {"study", "training", "analysis", "present", "cli"},
 }
-HOMES = {"hydra": {"cli"}, "omegaconf": {"cli"}, "matplotlib": {"present"}, "torch": {"training"}, "wandb": {"training"}, "scipy": {"analysis", "training"}}
+HOMES = {
+    "hydra": {"cli"},
+    "omegaconf": {"cli"},
+    "matplotlib": {"present"},
+    "torch": {"training"},
+    "wandb": {"training"},
+    "scipy": {"analysis", "training"},
+}
 
 
 def imports(path):
@@ -39,11 +46,25 @@ def test_imports_go_downwards_only(path):
             assert floor in HOMES[parts[0]], f"{floor} imports {name}"
 
 
-@pytest.mark.parametrize("code", ["import scaling", "from scaling.cli import main; main(['--help'])"])
+@pytest.mark.parametrize(
+    "code", ["import scaling", "from scaling.cli import main; main(['--help'])"]
+)
 def test_front_door_loads_nothing_heavy(code):
-    heavy = ("torch", "wandb", "matplotlib", "pandas", "scipy", "numpy", "hydra", "omegaconf", "rich")
+    heavy = (
+        "torch",
+        "wandb",
+        "matplotlib",
+        "pandas",
+        "scipy",
+        "numpy",
+        "hydra",
+        "omegaconf",
+        "rich",
+    )
     script = f"{code}\nimport sys; print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert result.stderr.strip() == "[]"
 
 

@@ -15,20 +15,26 @@ def plan(**groups):
 def test_flops_budget_is_met_in_whole_steps(flops):
     p = plan(model={"params": "1M"}, budget={"flops": flops}, data={"vocab": 256})
     assert p.tokens == p.steps * p.batch_seqs * p.shape.context
-    assert p.flops_6nd == pytest.approx(float(flops), rel=0.5 / p.steps + 1e-9)  # rounding to the nearest step
+    assert p.flops_6nd == pytest.approx(
+        float(flops), rel=0.5 / p.steps + 1e-9
+    )  # rounding to the nearest step
 
 
 def test_counted_budget_counts_attention_and_head():
     p = plan(model={"params": "100k"}, budget={"flops": "1e12", "convention": "counted"})
     assert p.flops_counted == pytest.approx(1e12, rel=0.5 / p.steps)
-    assert p.flops_counted > 1.3 * p.flops_6nd  # at 100k parameters attention and head are a third or more
+    assert (
+        p.flops_counted > 1.3 * p.flops_6nd
+    )  # at 100k parameters attention and head are a third or more
 
 
 @pytest.mark.parametrize("convention", ["6nd", "counted"])
 def test_two_budgets_give_the_size(convention):
     p = plan(budget={"flops": "1e12", "tokens_per_param": 20, "convention": convention})
     assert p.tokens / p.params == pytest.approx(20, rel=0.03)  # 1 % of shape, and whole steps
-    assert {"6nd": p.flops_6nd, "counted": p.flops_counted}[convention] == pytest.approx(1e12, rel=0.01)
+    assert {"6nd": p.flops_6nd, "counted": p.flops_counted}[convention] == pytest.approx(
+        1e12, rel=0.01
+    )
 
 
 def test_no_budget_means_twenty_tokens_per_parameter():
@@ -39,14 +45,28 @@ def test_no_budget_means_twenty_tokens_per_parameter():
 def test_same_run_has_the_same_id_however_it_is_asked_for():
     one = plan(model={"params": "1M"}, budget={"tokens": "20M"})
     s = one.shape
-    two = plan(model={"layers": s.layers, "width": s.width, "ffn": s.ffn}, budget={"tokens": one.tokens})
+    two = plan(
+        model={"layers": s.layers, "width": s.width, "ffn": s.ffn}, budget={"tokens": one.tokens}
+    )
     assert one.run_id == two.run_id
 
 
 def test_execution_does_not_change_the_id_and_numbers_do():
     base = {"model": {"params": "1M"}, "budget": {"tokens": "20M"}}
-    same = [{"train": {"device": "cpu", "threads": 4, "micro_batch_tokens": 512, "compile": True}}, {"results": "elsewhere"}, {"sweep": "other"}, {"tracker": {"name": "wandb"}}]
-    other = [{"seed": 1}, {"optim": {"lr": 1e-3}}, {"optim": {"beta2": 0.99}}, {"data": {"source": "ngram"}}, {"data": {"order_seed": 5}}, {"train": {"precision": "float32"}}]
+    same = [
+        {"train": {"device": "cpu", "threads": 4, "micro_batch_tokens": 512, "compile": True}},
+        {"results": "elsewhere"},
+        {"sweep": "other"},
+        {"tracker": {"name": "wandb"}},
+    ]
+    other = [
+        {"seed": 1},
+        {"optim": {"lr": 1e-3}},
+        {"optim": {"beta2": 0.99}},
+        {"data": {"source": "ngram"}},
+        {"data": {"order_seed": 5}},
+        {"train": {"precision": "float32"}},
+    ]
     ids = {plan(**base, **change).hash for change in same}
     assert ids == {plan(**base).hash}
     assert len({plan(**base, **change).hash for change in other} | ids) == len(other) + 1

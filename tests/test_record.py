@@ -9,10 +9,14 @@ from scaling.study.record import RunRecord, read_metrics, read_record, record_fi
 
 
 def test_record_survives_a_round_trip(tmp_path):
-    record = RunRecord(run_id="a", status="done", params_total=123, val_loss=2.5, software={"torch": "2"})
+    record = RunRecord(
+        run_id="a", status="done", params_total=123, val_loss=2.5, software={"torch": "2"}
+    )
     write_record(tmp_path, record)
     assert read_record(tmp_path) == record
-    assert json.loads((tmp_path / "run.json").read_text())["val_perplexity"] is None  # unknown is null, not 0
+    assert (
+        json.loads((tmp_path / "run.json").read_text())["val_perplexity"] is None
+    )  # unknown is null, not 0
 
 
 @pytest.mark.parametrize(
@@ -21,8 +25,14 @@ def test_record_survives_a_round_trip(tmp_path):
         ("", "damaged"),
         ('{"run_id": "a", "status": "do', "damaged"),
         ("[1]", "damaged"),
-        ('{"run_id": "a", "status": "done", "schema_version": 999}', "schema_version is 999, this package reads 1"),
-        ('{"run_id": "a", "status": "done", "schema_version": 1, "los": 2}', "unknown fields .'los'."),
+        (
+            '{"run_id": "a", "status": "done", "schema_version": 999}',
+            "schema_version is 999, this package reads 1",
+        ),
+        (
+            '{"run_id": "a", "status": "done", "schema_version": 1, "los": 2}',
+            "unknown fields .'los'.",
+        ),
         ('{"status": "done", "schema_version": 1}', "missing fields .'run_id'."),
         ('{"run_id": "a", "status": "perhaps", "schema_version": 1}', "status is 'perhaps'"),
     ],

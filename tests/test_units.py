@@ -3,12 +3,28 @@
 import pytest
 
 from scaling.study.errors import ConfigError
-from scaling.study.units import format_duration, format_flops, format_quantity, format_with_interval, parse_quantity
+from scaling.study.units import (
+    format_duration,
+    format_flops,
+    format_quantity,
+    format_with_interval,
+    parse_quantity,
+)
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("40M", 40e6), ("2.5B", 2.5e9), ("1e18", 1e18), ("10k", 1e4), ("1_000", 1000), ("3T", 3e12), (7, 7), (" 1.5 M ", 1.5e6), (".5", 0.5)],
+    [
+        ("40M", 40e6),
+        ("2.5B", 2.5e9),
+        ("1e18", 1e18),
+        ("10k", 1e4),
+        ("1_000", 1000),
+        ("3T", 3e12),
+        (7, 7),
+        (" 1.5 M ", 1.5e6),
+        (".5", 0.5),
+    ],
 )
 def test_parse_reads_what_people_write(text, value):
     assert parse_quantity(text) == value

@@ -13,7 +13,9 @@ from omegaconf import DictConfig
 class RunsSweeper(Sweeper):
     """Expands overrides x design into runs and hands the missing ones to Hydra's launcher."""
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         self.config = config
         self.hydra_context = hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(

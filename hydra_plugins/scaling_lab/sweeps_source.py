@@ -40,7 +40,9 @@ class SweepsSource(FileConfigSource):
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         inside = self._inside(config_path)
         if inside is None:
-            return [GROUP] if config_path == "" and results_filter in (None, ObjectType.GROUP) else []
+            return (
+                [GROUP] if config_path == "" and results_filter in (None, ObjectType.GROUP) else []
+            )
         return super().list(inside, results_filter)
 
     @staticmethod

@@ -60,11 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from scaling.study.errors import ScalingError, did_you_mean
 
     if verb not in VERBS:
-        print(f"scaling: there is no verb {verb!r}.{did_you_mean(verb, VERBS)} Try `scaling --help`.", file=sys.stderr)
+        print(
+            f"scaling: there is no verb {verb!r}.{did_you_mean(verb, VERBS)} Try `scaling --help`.",
+            file=sys.stderr,
+        )
         return 1
     module = importlib.import_module(VERBS[verb])
     if any(a in ("-h", "--help") for a in arguments[1:]):
-        print((getattr(module, f"{verb}_help", None) or module.__doc__).strip())
+        print((module.__doc__ or "").strip())
         return 0
     try:
         return int(getattr(module, f"run_{verb}")(arguments[1:]) or 0)
@@ -72,7 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"scaling {verb}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nscaling {verb}: interrupted; the same command continues where it stopped.", file=sys.stderr)
+        print(
+            f"\nscaling {verb}: interrupted; the same command continues where it stopped.",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -111,5 +117,7 @@ def known_sweep(name: str) -> str:
 
     names = sweep_names()
     if name not in names:
-        raise ConfigError(f"there is no sweep {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)} (files of sweeps/).")
+        raise ConfigError(
+            f"there is no sweep {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)} (files of sweeps/)."
+        )
     return name

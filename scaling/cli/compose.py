@@ -45,12 +45,13 @@ class Design:
     @classmethod
     def from_config(cls, cfg: DictConfig) -> Design:
         """Check and read the `design` node."""
-        values = OmegaConf.to_container(cfg.get("design") or {}, resolve=True)
-        assert isinstance(values, dict)
+        values = to_mapping(cfg.design) if cfg.get("design") else {}
         for name in values:
             if name not in DESIGN_KEYS:
-                raise ConfigError(f"design.{name}: no such key.{did_you_mean(str(name), DESIGN_KEYS)} A design has {', '.join(DESIGN_KEYS)}.")
-        values = {str(k): v for k, v in values.items() if v is not None}
+                raise ConfigError(
+                    f"design.{name}: no such key.{did_you_mean(str(name), DESIGN_KEYS)} A design has {', '.join(DESIGN_KEYS)}."
+                )
+        values = {k: v for k, v in values.items() if v is not None}
         known = [k.name for k in config_keys()]
         for name in _swept_keys(values):
             if name not in known and "/" not in name and name not in _GROUPS:
@@ -60,20 +61,32 @@ class Design:
     def overrides(self) -> list[list[str]]:
         """Return one list of `key=value` overrides per run of the design; one empty list if it names none."""
         grid = [[f"{key}={_text(v)}" for v in values] for key, values in self.grid.items()]
-        points = [[f"{key}={_text(v)}" for key, v in point.items()] for point in self.points] or [[]]
-        return [[*point, *combination] for point in points for combination in itertools.product(*grid)]
+        points = [[f"{key}={_text(v)}" for key, v in point.items()] for point in self.points] or [
+            []
+        ]
+        return [
+            [*point, *combination] for point in points for combination in itertools.product(*grid)
+        ]
 
 
 _GROUPS = ("model", "data", "tracker")
 
 
 def _swept_keys(design: dict[str, Any]) -> list[str]:
-    if not isinstance(design.get("grid", {}), dict) or not isinstance(design.get("points", []), list):
-        raise ConfigError("design: grid is a mapping of key: [values], points a list of {key: value}.")
+    if not isinstance(design.get("grid", {}), dict) or not isinstance(
+        design.get("points", []), list
+    ):
+        raise ConfigError(
+            "design: grid is a mapping of key: [values], points a list of {key: value}."
+        )
     for key, values in design.get("grid", {}).items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"design.grid: {key} needs a list of values; got {values!r}.")
-    return [*design.get("grid", {}), *(k for p in design.get("points", []) for k in p), *design.get("verify", {})]
+    return [
+        *design.get("grid", {}),
+        *(k for p in design.get("points", []) for k in p),
+        *design.get("verify", {}),
+    ]
 
 
 def _text(value: Any) -> str:
@@ -82,7 +95,7 @@ def _text(value: Any) -> str:
 
 def register_schema() -> None:
     """Give Hydra every key with its default, so that it refuses keys that do not exist."""
-    values = {**_defaults(RunConfig), "design": {name: None for name in DESIGN_KEYS}}
+    values = {**_defaults(RunConfig), "design": dict.fromkeys(DESIGN_KEYS)}
     ConfigStore.instance().store(name="schema", node=OmegaConf.create(values))
     ConfigStore.instance().store(name="fit_schema", node=OmegaConf.create(_defaults(FitConfig)))
 
@@ -115,7 +128,11 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """
     try:
         with _hydra():
-            return hydra_compose(name, overrides=[*overrides, *search_path_override(overrides)], return_hydra_config=True)
+            return hydra_compose(
+                name,
+                overrides=[*overrides, *search_path_override(overrides)],
+                return_hydra_config=True,
+            )
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from None
 
@@ -151,14 +168,26 @@ def compose_sweep(arguments: Sequence[str]) -> Sweep:
         parsed = OverridesParser.create().parse_overrides(list(arguments))
         plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
         composed = compose("train", plain)
-        sweep = expand(_without_hydra(composed), parsed, lambda extra: _without_hydra(compose("train", [*plain, *extra])))
+        sweep = expand(
+            without_hydra(composed),
+            parsed,
+            lambda extra: without_hydra(compose("train", [*plain, *extra])),
+        )
         return replace(sweep, jobs=_jobs(composed))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from None
 
 
-def _without_hydra(cfg: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """Return a copy without Hydra's own node."""
+    return OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
+
+
+def to_mapping(node: DictConfig) -> dict[str, Any]:
+    """Return a resolved node as a plain nested mapping with text keys."""
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def _jobs(cfg: DictConfig) -> int:
@@ -167,7 +196,9 @@ def _jobs(cfg: DictConfig) -> int:
     return int(jobs) if int(jobs) > 0 else os.cpu_count() or 1
 
 
-def expand(base: DictConfig, parsed: Sequence[Override], recompose: Callable[[list[str]], DictConfig]) -> Sweep:
+def expand(
+    base: DictConfig, parsed: Sequence[Override], recompose: Callable[[list[str]], DictConfig]
+) -> Sweep:
     """Expand the command line's sweeps and the design into runs.
 
     The command line has the last word: a key it sets is not swept by the design. Plain values are
@@ -175,7 +206,11 @@ def expand(base: DictConfig, parsed: Sequence[Override], recompose: Callable[[li
     """
     design = Design.from_config(base)
     fixed = {_key(o) for o in parsed}
-    sweeps = [[f"{_key(o)}={v}" for v in o.sweep_string_iterator()] for o in parsed if o.is_sweep_override()]
+    sweeps = [
+        [f"{_key(o)}={v}" for v in o.sweep_string_iterator()]
+        for o in parsed
+        if o.is_sweep_override()
+    ]
     designs = [[o for o in run if o.split("=", 1)[0] not in fixed] for run in design.overrides()]
     runs = [[*run, *combination] for run in designs for combination in itertools.product(*sweeps)]
     points = [Point(run, run_config(base, run, recompose)) for run in _unique(runs)]
@@ -190,13 +225,14 @@ def _unique(runs: list[list[str]]) -> list[list[str]]:
     return [list(run) for run in dict.fromkeys(tuple(run) for run in runs)]
 
 
-def run_config(base: DictConfig, overrides: Sequence[str], recompose: Callable[[list[str]], DictConfig]) -> RunConfig:
+def run_config(
+    base: DictConfig, overrides: Sequence[str], recompose: Callable[[list[str]], DictConfig]
+) -> RunConfig:
     """Return the checked configuration of one run."""
     pairs = [o.split("=", 1) for o in overrides]
     if any("." not in key and key not in _SCALARS for key, _ in pairs):
         return to_run_config(recompose(list(overrides)))
-    cfg = OmegaConf.to_container(base, resolve=True)
-    assert isinstance(cfg, dict)
+    cfg = to_mapping(base)
     for key, text in pairs:
         *groups, name = key.split(".")
         node: Any = cfg
@@ -204,11 +240,15 @@ def run_config(base: DictConfig, overrides: Sequence[str], recompose: Callable[[
             node = node.get(group, {})
         if name not in node:
             known = [k.name for k in config_keys()]
-            raise ConfigError(f"{key}: no such key.{did_you_mean(key, known)} `scaling keys` lists all of them.")
+            raise ConfigError(
+                f"{key}: no such key.{did_you_mean(key, known)} `scaling keys` lists all of them."
+            )
         node[name] = OmegaConf.create([text])[0] if text != "null" else None
         if isinstance(node[name], str):
             node[name] = _literal(text)
-    return RunConfig.from_dict({k: v for k, v in cfg.items() if k not in ("design", "hydra", "sweeps")})
+    return RunConfig.from_dict(
+        {k: v for k, v in cfg.items() if k not in ("design", "hydra", "sweeps")}
+    )
 
 
 _SCALARS = ("seed", "role", "sweep", "results")
@@ -226,17 +266,15 @@ def to_run_config(cfg: DictConfig) -> RunConfig:
     missing = OmegaConf.missing_keys(cfg)
     if missing:
         raise ConfigError(f"{min(missing)}: no value (???). Give one, e.g. {min(missing)}=...")
-    values = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(values, dict)
-    return RunConfig.from_dict({str(k): v for k, v in values.items() if k not in ("design", "hydra", "sweeps")})
+    return RunConfig.from_dict(
+        {k: v for k, v in to_mapping(cfg).items() if k not in ("design", "hydra", "sweeps")}
+    )
 
 
 def compose_fit(sweep: str | None, overrides: Sequence[str]) -> FitConfig:
     """Compose and check how results are fitted; the bare word names the sweep."""
-    cfg = _without_hydra(compose("fit", [*([f"sweep={sweep}"] if sweep else []), *overrides]))
-    values = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(values, dict)
-    return FitConfig.from_dict({str(k): v for k, v in values.items()})
+    cfg = without_hydra(compose("fit", [*([f"sweep={sweep}"] if sweep else []), *overrides]))
+    return FitConfig.from_dict(to_mapping(cfg))
 
 
 def explain(error: Exception) -> ConfigError:
@@ -249,12 +287,18 @@ def explain(error: Exception) -> ConfigError:
     override = re.search(r"Could not override '([^']+)'", text)
     if override:
         name = override[1]
-        return ConfigError(f"{name}: no such key.{did_you_mean(name, known)} `scaling keys` lists all of them.")
-    group = re.search(r"Could not find '([^']+)/([^']+)'", text) or re.search(r"In '[^']+': Could not find '([^']+)/([^']+)'", text)
+        return ConfigError(
+            f"{name}: no such key.{did_you_mean(name, known)} `scaling keys` lists all of them."
+        )
+    group = re.search(r"Could not find '([^']+)/([^']+)'", text) or re.search(
+        r"In '[^']+': Could not find '([^']+)/([^']+)'", text
+    )
     if group:
         options = re.search(r"Available options in '[^']+':\n((?:\t.*\n?)+)", text)
         names = [line.strip() for line in options[1].splitlines()] if options else []
         listed = f" There are: {', '.join(names)}." if names else ""
-        return ConfigError(f"{group[1]}: there is no {group[2]!r}.{did_you_mean(group[2], names)}{listed}")
+        return ConfigError(
+            f"{group[1]}: there is no {group[2]!r}.{did_you_mean(group[2], names)}{listed}"
+        )
     first = " ".join(filter(None, [text.split("\nSet the environment")[0], cause]))
     return ConfigError(re.sub(r"\s*\n\s*", " ", first))

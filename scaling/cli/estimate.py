@@ -53,7 +53,10 @@ def estimate_seconds(plans: Sequence[RunPlan], jobs: int) -> Estimate:
     for plan in plans:
         cost, train = costs[_key(plan, jobs)], plan.config.train
         seconds[plan.run_id] = cost.run_seconds(
-            steps=plan.steps, evals=train.evals, val_tokens=plan.config.data.val_tokens, rows=train.log_points
+            steps=plan.steps,
+            evals=train.evals,
+            val_tokens=plan.config.data.val_tokens,
+            rows=train.log_points,
         )
     return Estimate(seconds, jobs)
 
@@ -61,7 +64,14 @@ def estimate_seconds(plans: Sequence[RunPlan], jobs: int) -> Estimate:
 def _key(plan: RunPlan, jobs: int) -> str:
     """What a step's time depends on, besides the machine."""
     train = plan.config.train
-    how = (train.device, train.precision, train.attention, train.threads, train.micro_batch_tokens, jobs)
+    how = (
+        train.device,
+        train.precision,
+        train.attention,
+        train.threads,
+        train.micro_batch_tokens,
+        jobs,
+    )
     return json.dumps([dataclasses.asdict(plan.shape), plan.batch_seqs, how], sort_keys=True)
 
 
@@ -95,14 +105,11 @@ def _spread(items: list[str], count: int) -> list[str]:
 
 def _remembered(plans: Sequence[RunPlan]) -> tuple[Path, dict[str, Any]]:
     """Return the file of this machine's measurements and what it holds."""
-    import torch
-
+    from scaling.training.calibrate import machine_label
     from scaling.training.data.cache import cache_folder
-    from scaling.training.device import choose_engine
 
-    plan = min(plans, key=_step_flops)
-    name = choose_engine(plan.shape, batch_seqs=1, train=plan.config.train).name()
-    label = "".join(c if c.isalnum() else "-" for c in f"{name}-{torch.__version__}")
+    plan = plans[0]
+    label = "".join(c if c.isalnum() else "-" for c in machine_label(plan.config.train))
     path = cache_folder(plan.config.data.cache) / "calibration" / f"{label}.json"
     try:
         return path, json.loads(path.read_text())
@@ -117,7 +124,9 @@ def _measure(plans: Sequence[RunPlan], keys: Sequence[str], jobs: int) -> dict[s
     known = {}
     with progress_bar() as progress:
         task = progress.add_task("timing a few steps of each shape", total=len(plans))
-        results = Parallel(n_jobs=jobs, return_as="generator")(delayed(_measure_one)(p, jobs) for p in plans)
+        results = Parallel(n_jobs=jobs, return_as="generator")(
+            delayed(_measure_one)(p, jobs) for p in plans
+        )
         for key, cost in zip(keys, results, strict=True):
             known[key] = cost
             progress.advance(task)
@@ -129,7 +138,9 @@ def _measure_one(plan: RunPlan, jobs: int) -> dict[str, float]:
 
     train = plan.config.train
     threads = train.threads or max(1, (os.cpu_count() or 1) // jobs)
-    return measure_step_seconds(plan.shape, plan.batch_seqs, threads=threads, seconds=SECONDS_PER_SHAPE, train=train).to_dict()
+    return measure_step_seconds(
+        plan.shape, plan.batch_seqs, threads=threads, seconds=SECONDS_PER_SHAPE, train=train
+    ).to_dict()
 
 
 def _interpolate(plan: RunPlan, costs: dict[str, Any], by_key: dict[str, RunPlan]) -> Any:

@@ -58,10 +58,20 @@ def analyse(config: FitConfig) -> Analysis:
     folder = results_folder(config)
     params, flops = _conventions(config, folder)
     runs = load(folder).using(params=params, flops=flops, loss=config.loss)
-    law = fit(runs, law=config.law, objective=config.objective, intervals=config.intervals, resamples=config.resamples, level=config.level, seed=config.seed)
+    law = fit(
+        runs,
+        law=config.law,
+        objective=config.objective,
+        intervals=config.intervals,
+        resamples=config.resamples,
+        level=config.level,
+        seed=config.seed,
+    )
     try:
         iso, problem = fit_isoflops(runs), ""
-    except FitError as error:  # a grid or a ladder has no equal budgets; the law stands without them
+    except (
+        FitError
+    ) as error:  # a grid or a ladder has no equal budgets; the law stands without them
         iso, problem = None, str(error)
     return Analysis(config, folder, runs, law, iso, problem)
 
@@ -80,14 +90,18 @@ def results_folder(config: FitConfig) -> Path:
         return inside
     if Path(config.sweep).exists():
         return Path(config.sweep)
-    raise FitError(f"{inside}: no such folder, and no path {config.sweep!r}. Train the sweep first: scaling train {config.sweep}.")
+    raise FitError(
+        f"{inside}: no such folder, and no path {config.sweep!r}. Train the sweep first: scaling train {config.sweep}."
+    )
 
 
 def run_fit(arguments: Sequence[str]) -> int:
     """Print the law with its intervals, the IsoFLOP minima and the optimum at larger budgets."""
     analysis = analyse(_config(arguments))
     print(describe(analysis))
-    path = analysis.fit.save(analysis.folder / "fit.json" if analysis.folder.is_dir() else "fit.json")
+    path = analysis.fit.save(
+        analysis.folder / "fit.json" if analysis.folder.is_dir() else "fit.json"
+    )
     print(f"\nSaved: {path}")
     return 0
 
@@ -113,7 +127,11 @@ def run_next(arguments: Sequence[str]) -> int:
 
     config = _config(arguments)
     analysis = analyse(config)
-    budgets = [config.target.flops] if config.target.flops else [c * max(analysis.runs.C) for c in (3, 10)]
+    budgets = (
+        [config.target.flops]
+        if config.target.flops
+        else [c * max(analysis.runs.C) for c in (3, 10)]
+    )
     path = Path("sweeps") / f"{Path(config.sweep).name}_next.yaml"
     path.parent.mkdir(exist_ok=True)
     next_sweep(analysis.fit, C=budgets, points=config.points).save(path)
@@ -146,8 +164,13 @@ def optimum_table(analysis: Analysis) -> Table:
         cells = [format_flops(row["C"])]
         for name in ("N", "D", "tokens_per_param"):
             lo, hi = row.get(f"{name}_lo"), row.get(f"{name}_hi")
-            cells.append(format_quantity(row[name]) + (f" [{format_quantity(lo)}, {format_quantity(hi)}]" if lo is not None else ""))
-        cells.append(" ".join(format_with_interval(row["loss"], row.get("loss_lo"), row.get("loss_hi"))))
+            cells.append(
+                format_quantity(row[name])
+                + (f" [{format_quantity(lo)}, {format_quantity(hi)}]" if lo is not None else "")
+            )
+        cells.append(
+            " ".join(format_with_interval(row["loss"], row.get("loss_lo"), row.get("loss_hi")))
+        )
         rows.append(cells)
     return Table(
         ("C [FLOPs]", "N*", "D*", "tokens/param", "loss [nats/token]"), rows,
@@ -159,7 +182,9 @@ def save_figures(analysis: Analysis, **extra: Any) -> list[Path]:
     """Draw and save the figures; returns their paths."""
     from scaling.present.figures import save_figures as save
 
-    return save(analysis.folder / "figures", runs=analysis.runs, fit=analysis.fit, iso=analysis.iso, **extra)
+    return save(
+        analysis.folder / "figures", runs=analysis.runs, fit=analysis.fit, iso=analysis.iso, **extra
+    )
 
 
 def save_report(analysis: Analysis, *, verification: Any = None) -> Path:

@@ -36,7 +36,21 @@ def run_plan(arguments: Sequence[str]) -> int:
 
 def describe_plan(sweep: Sweep, plans: Sequence[RunPlan], estimate: Estimate | None) -> str:
     """Return the plan in text: question, table, totals."""
-    header = ["run", "N", "N total", "D", "D/N", "steps", "batch", "lr", "wd", "6ND", "counted", "time", ""]
+    header = [
+        "run",
+        "N",
+        "N total",
+        "D",
+        "D/N",
+        "steps",
+        "batch",
+        "lr",
+        "wd",
+        "6ND",
+        "counted",
+        "time",
+        "",
+    ]
     rows = [_row(plan, estimate) for plan in plans]
     convention = plans[0].config.model.params_convention.replace("_", "-")
     head = [f"{sweep.name}: {sweep.design.question}"] if sweep.design.question else []
@@ -48,7 +62,9 @@ def describe_plan(sweep: Sweep, plans: Sequence[RunPlan], estimate: Estimate | N
 
 
 def _row(plan: RunPlan, estimate: Estimate | None) -> list[str]:
-    seconds = estimate.seconds[plan.run_id] if estimate and plan.run_id in estimate.seconds else None
+    seconds = (
+        estimate.seconds[plan.run_id] if estimate and plan.run_id in estimate.seconds else None
+    )
     return [
         plan.run_id, _beside(plan.params_target, plan.params), format_quantity(plan.counts.total),
         _beside(plan.tokens_target, plan.tokens), f"{plan.tokens / plan.params:.3g}", f"{plan.steps:,}", f"{plan.batch_tokens:,}",

@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from scaling.study.errors import RecordError
 from scaling.study.plan import RunPlan
@@ -27,7 +34,14 @@ def run_progress(plan: RunPlan) -> Iterator[Callable[[dict[str, Any]], None]]:
     if not console.is_terminal:
         yield _log_lines(plan)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(plan.run_id, total=plan.steps, note="preparing data")
 
@@ -40,16 +54,27 @@ def run_progress(plan: RunPlan) -> Iterator[Callable[[dict[str, Any]], None]]:
 def _note(state: dict[str, Any]) -> str:
     loss = state.get("val_loss") or state.get("train_loss")
     speed = state.get("tokens_per_second")
-    texts = [state.get("message"), f"loss {loss:.3f}" if loss is not None else None, f"{format_quantity(speed)} tokens/s" if speed else None]
+    texts = [
+        state.get("message"),
+        f"loss {loss:.3f}" if loss is not None else None,
+        f"{format_quantity(speed)} tokens/s" if speed else None,
+    ]
     return "  ".join(t for t in texts if t)
 
 
 def _log_lines(plan: RunPlan) -> Callable[[dict[str, Any]], None]:
     """In a log: a line when validation loss is measured, and no more."""
+    last: list[float] = []
 
     def show(state: dict[str, Any]) -> None:
-        if state.get("val_loss") is not None:
-            print(f"{plan.run_id} step {state['step']}/{plan.steps} {_note(state)}", file=sys.stderr)
+        loss = state.get("val_loss")
+        if loss is not None and [loss] != last:  # the newest is repeated until the next one
+            last[:] = [loss]
+            print(
+                f"{plan.run_id} step {state['step']}/{plan.steps} {_note(state)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return show
 
@@ -91,14 +116,25 @@ class _Watch:
                 self._log()
             self._log()
             return
-        columns = (TextColumn("[bold]{task.description}"), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f} % of compute"), TextColumn("{task.fields[runs]}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f} % of compute"),
+            TextColumn("{task.fields[runs]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
         with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task("training", total=sum(self.work.values()) or 1, runs="", left="")
+            task = progress.add_task(
+                "training", total=sum(self.work.values()) or 1, runs="", left=""
+            )
             while True:
                 stopping = self.stop.wait(POLL_SECONDS)
                 records = self._records()
                 for record in self._newly_ended(records):
-                    progress.console.print(_line(record, len(self.finished) + self.before, self.total), highlight=False)
+                    progress.console.print(
+                        _line(record, len(self.finished) + self.before, self.total), highlight=False
+                    )
                 share = self._share(records)
                 elapsed = time.time() - self.started
                 left = elapsed * (1 - share) / share if share > 0.02 else None
@@ -113,7 +149,11 @@ class _Watch:
 
     def _log(self) -> None:
         for record in self._newly_ended(self._records()):
-            print(_line(record, len(self.finished) + self.before, self.total), file=sys.stderr, flush=True)
+            print(
+                _line(record, len(self.finished) + self.before, self.total),
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _records(self) -> dict[str, RunRecord]:
         records = {}
@@ -126,7 +166,11 @@ class _Watch:
 
     def _newly_ended(self, records: dict[str, RunRecord]) -> list[RunRecord]:
         # a record that had failed before this launch is not an end of this launch
-        ended = [r for i, r in records.items() if i not in self.finished and _ended_since(r, self.started)]
+        ended = [
+            r
+            for i, r in records.items()
+            if i not in self.finished and _ended_since(r, self.started)
+        ]
         self.finished.update(r.run_id for r in ended)
         return ended
 
@@ -156,14 +200,27 @@ def _line(record: RunRecord, number: int, total: int) -> str:
 def step_progress(text: str) -> Iterator[Callable[[str, float], None]]:
     """Show work whose share is known; yields a callback of message and share."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task(text, total=1.0)
-        yield lambda message, share: progress.update(task, description=f"{text} ({message})", completed=share)
+        yield lambda message, share: progress.update(
+            task, description=f"{text} ({message})", completed=share
+        )
 
 
 def progress_bar() -> Progress:
     """Return a progress bar with counts, for long work that is not a run."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -32,7 +32,8 @@ def run_status(arguments: Sequence[str]) -> int:
     if name is None:
         raise ConfigError("status: name a sweep, e.g. `scaling status quickstart`.")
     sweep = compose_sweep([f"sweeps={known_sweep(name)}", *rest])
-    rows, counts = [], Counter()
+    rows: list[tuple[str, ...]] = []
+    counts: Counter[str] = Counter()
     for _, plan in unique_plans(sweep.points):
         state, record, note = run_state(plan)
         counts[state] += 1
@@ -61,12 +62,22 @@ def run_state(plan: RunPlan) -> tuple[str, RunRecord | None, str]:
     updated = datetime.fromisoformat(record.updated_at).timestamp() if record.updated_at else 0.0
     silent = time.time() - updated
     if silent > SILENT_AFTER:
-        return "interrupted", record, f"silent for {format_duration(silent)}; train the sweep again to continue"
+        return (
+            "interrupted",
+            record,
+            f"silent for {format_duration(silent)}; train the sweep again to continue",
+        )
     return "running", record, record.reason or ""
 
 
 def _row(plan: RunPlan, state: str, record: RunRecord | None, note: str) -> tuple[str, ...]:
-    head = (plan.run_id, state, format_quantity(plan.params), format_quantity(plan.tokens), format_flops(plan.flops_6nd))
+    head = (
+        plan.run_id,
+        state,
+        format_quantity(plan.params),
+        format_quantity(plan.tokens),
+        format_flops(plan.flops_6nd),
+    )
     if record is None:
         return (*head, "-", "-", "-", note)
     progress = (record.steps or 0) / max(1, record.steps_planned or plan.steps)

@@ -12,7 +12,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from scaling.cli.compose import Point, Sweep, expand
+from scaling.cli.compose import Point, Sweep, expand, to_mapping, without_hydra
 from scaling.cli.progress import sweep_progress
 from scaling.study.errors import RecordError, ScalingError
 from scaling.study.plan import RunPlan, make_plan
@@ -21,7 +21,9 @@ from scaling.study.record import read_record, write_atomic
 FINISHED = ("done", "diverged")
 
 
-def run_sweep(cfg: DictConfig, arguments: Sequence[str], launcher: Launcher, config_loader: Any) -> list[Any]:
+def run_sweep(
+    cfg: DictConfig, arguments: Sequence[str], launcher: Launcher, config_loader: Any
+) -> list[Any]:
     """Train the missing runs of a sweep.
 
     Args:
@@ -36,12 +38,14 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], launcher: Launcher, con
     # 1. every run of the sweep, once
     parsed = OverridesParser.create(config_loader=config_loader).parse_overrides(list(arguments))
     plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
-    base = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])
+    base = without_hydra(cfg)
 
     def recompose(extra: list[str]) -> DictConfig:
-        hydra = OmegaConf.to_container(cfg.hydra.overrides.hydra)
-        composed = config_loader.load_configuration(cfg.hydra.job.config_name, [*hydra, *plain, *extra], RunMode.RUN)
-        return OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])
+        hydra = [str(o) for o in cfg.hydra.overrides.hydra]
+        composed = config_loader.load_configuration(
+            cfg.hydra.job.config_name, [*hydra, *plain, *extra], RunMode.RUN
+        )
+        return without_hydra(composed)
 
     sweep = expand(base, parsed, recompose)
     planned = unique_plans(sweep.points)
@@ -52,12 +56,17 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], launcher: Launcher, con
     done = len(planned) - len(missing)
     folder = Path(str(base.results)) / sweep.name
     if not missing:
-        print(f"{sweep.name}: all {len(planned)} runs are finished; nothing to train. Records: {folder}")
+        print(
+            f"{sweep.name}: all {len(planned)} runs are finished; nothing to train. Records: {folder}"
+        )
         return []
     check_writable(folder)
     write_atomic(folder / "sweep.yaml", _sweep_text(sweep, len(planned)))
     if done:
-        print(f"{sweep.name}: {done} of {len(planned)} runs are finished; training {len(missing)}.", file=sys.stderr)
+        print(
+            f"{sweep.name}: {done} of {len(planned)} runs are finished; training {len(missing)}.",
+            file=sys.stderr,
+        )
 
     # 3. text once, before several processes ask for it at once
     _prepare_data([plan for _, plan in missing])
@@ -87,7 +96,7 @@ def _prepare_data(plans: Sequence[RunPlan]) -> None:
 
 def unique_plans(points: Sequence[Point]) -> list[tuple[Point, RunPlan]]:
     """Plan each point; two points that are the same run are one."""
-    planned = {}
+    planned: dict[str, tuple[Point, RunPlan]] = {}
     for point in points:
         plan = make_plan(point.config)
         planned.setdefault(plan.run_id, (point, plan))
@@ -109,22 +118,31 @@ def check_writable(folder: Path) -> None:
         write_atomic(folder / ".writable", b"")
         (folder / ".writable").unlink()
     except OSError as error:
-        raise ScalingError(f"results: cannot write to {folder} ({error.strerror}). Give another folder, e.g. results=/path/to/results.") from None
+        raise ScalingError(
+            f"results: cannot write to {folder} ({error.strerror}). Give another folder, e.g. results=/path/to/results."
+        ) from None
 
 
 def report_failures(results: Sequence[Any], plans: Sequence[RunPlan]) -> int:
     """Print each failed run with its reason; return how many failed."""
-    failed = [(plan, r._return_value) for plan, r in zip(plans, results, strict=True) if isinstance(getattr(r, "_return_value", None), Exception)]
+    failed = [
+        (plan, r._return_value)
+        for plan, r in zip(plans, results, strict=True)
+        if isinstance(getattr(r, "_return_value", None), Exception)
+    ]
     for plan, error in failed:
         print(f"{plan.run_id} failed: {error}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} of {len(plans)} runs failed; the others are recorded. The same command tries the failed ones again.", file=sys.stderr)
+        print(
+            f"{len(failed)} of {len(plans)} runs failed; the others are recorded. The same command tries the failed ones again.",
+            file=sys.stderr,
+        )
     return len(failed)
 
 
 def _sweep_text(sweep: Sweep, runs: int) -> str:
     """The sweep as it was launched, for whoever reads the folder later."""
-    values = OmegaConf.to_container(sweep.base, resolve=True)
-    assert isinstance(values, dict)
-    values["runs"] = runs
-    return "# The sweep as last launched: base configuration and design.\n" + OmegaConf.to_yaml(OmegaConf.create(values))
+    values = to_mapping(sweep.base) | {"runs": runs}
+    return "# The sweep as last launched: base configuration and design.\n" + OmegaConf.to_yaml(
+        OmegaConf.create(values)
+    )

@@ -41,9 +41,14 @@ def run_train(arguments: Sequence[str]) -> int:
     flags, overrides = _split_flags(rest)
     # Hydra prints errors itself unless told not to; we say them in our words
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    argv, sys.argv = sys.argv, ["scaling train", *overrides, *search_path_override(overrides), *flags]
+    argv, sys.argv = (
+        sys.argv,
+        ["scaling train", *overrides, *search_path_override(overrides), *flags],
+    )
     try:
-        hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name="train")(train_task)()
+        hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name="train")(
+            train_task
+        )()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from None
     finally:
@@ -52,7 +57,18 @@ def run_train(arguments: Sequence[str]) -> int:
 
 
 # Hydra's flags that are followed by a value
-_VALUE_FLAGS = ("-c", "--cfg", "-p", "--package", "-cn", "--config-name", "-cd", "--config-dir", "-i", "--info")
+_VALUE_FLAGS = (
+    "-c",
+    "--cfg",
+    "-p",
+    "--package",
+    "-cn",
+    "--config-name",
+    "-cd",
+    "--config-dir",
+    "-i",
+    "--info",
+)
 
 
 def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -83,7 +99,7 @@ def train_task(cfg: DictConfig) -> dict[str, Any]:
     from hydra.core.hydra_config import HydraConfig
 
     plan = make_plan(to_run_config(cfg))
-    alone = not HydraConfig.initialized() or HydraConfig.get().mode.name == "RUN"
+    alone = not HydraConfig.initialized() or str(HydraConfig.get().mode) == "RunMode.RUN"
     from scaling.training.trainer import train
 
     if not alone:

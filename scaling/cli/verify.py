@@ -13,7 +13,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from scaling.cli.progress import run_progress
 from scaling.study.errors import ConfigError, ScalingError
 from scaling.study.plan import RunPlan, make_plan
 from scaling.study.record import RunRecord, write_atomic
-from scaling.study.table import Table
 from scaling.study.units import format_flops, format_quantity
 
 
@@ -34,7 +32,9 @@ def run_verify(arguments: Sequence[str]) -> int:
     name, rest = split_sweep(arguments)
     if name is None:
         raise ConfigError("verify: name a sweep, e.g. `scaling verify quickstart`.")
-    analysis = analyse(compose_fit(known_sweep(name), [a for a in rest if a.startswith("results=")]))
+    analysis = analyse(
+        compose_fit(known_sweep(name), [a for a in rest if a.startswith("results=")])
+    )
     text, _ = verify(name, analysis, rest)
     print(text)
     return 0
@@ -75,7 +75,10 @@ def _stated(path: Path, analysis: Analysis) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         raise ScalingError(f"{path}: damaged. Delete it to state the prediction again.") from None
     if forecast["data_hash"] != data_hash(analysis):
-        print(f"{path}: made from other runs or other conventions than are there now; stating it again.", file=sys.stderr)
+        print(
+            f"{path}: made from other runs or other conventions than are there now; stating it again.",
+            file=sys.stderr,
+        )
         return None
     return forecast
 
@@ -83,7 +86,13 @@ def _stated(path: Path, analysis: Analysis) -> dict[str, Any] | None:
 def data_hash(analysis: Analysis) -> str:
     """Hash of what the prediction rests on: runs, losses, law and conventions."""
     rows = analysis.runs.fit_rows
-    text = json.dumps([sorted(zip(rows["run_id"], rows["L"], strict=True)), analysis.config.level, analysis.runs.conventions])
+    text = json.dumps(
+        [
+            sorted(zip(rows["run_id"], rows["L"], strict=True)),
+            analysis.config.level,
+            analysis.runs.conventions,
+        ]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -92,12 +101,16 @@ def _state(path: Path, name: str, analysis: Analysis, overrides: Sequence[str]) 
     sweep = compose_sweep([f"sweeps={name}", *overrides])
     wanted = dict(sweep.design.verify)
     if not wanted:
-        raise ConfigError(f"design.verify: sweep {name!r} names no run to verify. Add it to the sweep file, e.g. verify: {{budget.flops: 4e12, model.params: optimal}}.")
+        raise ConfigError(
+            f"design.verify: sweep {name!r} names no run to verify. Add it to the sweep file, e.g. verify: {{budget.flops: 4e12, model.params: optimal}}."
+        )
     if wanted.get("model.params") == "optimal":
         budget = wanted.get("budget.flops")
         if budget is None:
             raise ConfigError("design.verify: model.params: optimal needs budget.flops beside it.")
-        wanted["model.params"] = float(f"{float(analysis.fit.optimal([float(budget)])['N'].iloc[0]):.3g}")
+        wanted["model.params"] = float(
+            f"{float(analysis.fit.optimal([float(budget)])['N'].iloc[0]):.3g}"
+        )
     chosen = [f"{key}={value}" for key, value in wanted.items()]
     plan = make_plan(run_config_of(name, overrides, chosen))
     forecast = {
@@ -120,17 +133,38 @@ def _predict(analysis: Analysis, plan: RunPlan) -> dict[str, Any]:
     )
     flops = plan.flops_counted if analysis.runs.flops == "counted" else 6.0 * params * plan.tokens
     p = forecast(analysis.runs, N=params, D=plan.tokens, level=analysis.config.level)
-    values = {"predicted": p.loss, "lo": p.lo, "hi": p.hi, "next_lo": p.next_lo, "next_hi": p.next_hi}
+    values = {
+        "predicted": p.loss,
+        "lo": p.lo,
+        "hi": p.hi,
+        "next_lo": p.next_lo,
+        "next_hi": p.next_hi,
+    }
     numbers = {k: float(np.ravel(v)[0]) for k, v in values.items()}
-    laws = {str(row.law): round(float(row.weight), 3) for row in p.laws.itertuples()}
-    return {"laws": laws, "stretch": float(p.stretch), "level": analysis.config.level, "N": params, "D": plan.tokens, "C": flops, **numbers}
+    laws = {
+        str(row.law): round(float(row.weight), 3)
+        for row in (p.laws.itertuples() if p.laws is not None else ())
+    }
+    return {
+        "laws": laws,
+        "stretch": float(p.stretch),
+        "level": analysis.config.level,
+        "N": params,
+        "D": plan.tokens,
+        "C": flops,
+        **numbers,
+    }
 
 
 def run_config_of(name: str, overrides: Sequence[str], chosen: Sequence[str]) -> Any:
     """Return the configuration of the verification run: the sweep's, with the chosen keys, held out."""
     sweep = compose_sweep([f"sweeps={name}", *overrides])
     keys = {c.split("=", 1)[0] for c in chosen}
-    others = [f"budget.{k}=null" for k in ("tokens", "flops", "tokens_per_param") if f"budget.{k}" not in keys]
+    others = [
+        f"budget.{k}=null"
+        for k in ("tokens", "flops", "tokens_per_param")
+        if f"budget.{k}" not in keys
+    ]
     return run_config(sweep.base, [*others, *chosen, "role=verify"], lambda extra: sweep.base)
 
 
@@ -140,7 +174,9 @@ def _train(plan: RunPlan) -> RunRecord:
     with run_progress(plan) as on_progress:
         record = train(plan, on_progress=on_progress)
     if record.status != "done":
-        raise ScalingError(f"{plan.run_id}: {record.status} ({record.reason}); there is nothing to compare. Its record: {plan.folder}")
+        raise ScalingError(
+            f"{plan.run_id}: {record.status} ({record.reason}); there is nothing to compare. Its record: {plan.folder}"
+        )
     return record
 
 
@@ -159,11 +195,15 @@ def _row(record: RunRecord, forecast: dict[str, Any], analysis: Analysis) -> Any
 
     names = ("N", "D", "C", "predicted", "lo", "hi", "next_lo", "next_hi")
     measured = getattr(record, analysis.runs.loss)
-    return pd.DataFrame([{"run_id": record.run_id, "measured": measured, **{n: forecast[n] for n in names}}])
+    return pd.DataFrame(
+        [{"run_id": record.run_id, "measured": measured, **{n: forecast[n] for n in names}}]
+    )
 
 
 def _baselines(analysis: Analysis, record: RunRecord) -> list[str]:
     """What one would have guessed without a law: the best loss so far."""
     best = float(min(analysis.runs.L))
     measured = getattr(record, analysis.runs.loss)
-    return [f"For comparison, the best loss among the fitted runs is {best:.4f}: {abs(best / measured - 1):.1%} from the measured {measured:.4f}."]
+    return [
+        f"For comparison, the best loss among the fitted runs is {best:.4f}: {abs(best / measured - 1):.1%} from the measured {measured:.4f}."
+    ]

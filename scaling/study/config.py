@@ -19,8 +19,15 @@ from scaling.study.units import parse_quantity
 
 
 def _key(
-    default: Any, unit: str, text: str, *, choices: tuple = (), numbers: bool = True, least: float | None = None,
-    above: float | None = None, most: float | None = None,
+    default: Any,
+    unit: str,
+    text: str,
+    *,
+    choices: tuple = (),
+    numbers: bool = True,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
 ) -> Any:
     """Declare a key: default, unit, one sentence, and what is allowed (`least` and `most` count, `above` does not)."""
     return field(

@@ -12,4 +12,6 @@ def data_dir(name: str) -> Path:
     for folder in (_PACKAGE / name, _PACKAGE.parent / name):
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"{name}/ is neither in {_PACKAGE} nor beside it; install the package again.")
+    raise FileNotFoundError(
+        f"{name}/ is neither in {_PACKAGE} nor beside it; install the package again."
+    )

@@ -75,10 +75,31 @@ class RunPlan:
         Taken from resolved values, so that two ways to ask for the same run are one run, and a
         changed rule is another.
         """
-        ignored = ("model.", "budget.", "optim.lr", "optim.batch", "optim.weight_decay", "data.order_seed")
-        ignored += ("optim.warmup", "optim.cooldown_share")
-        asked = {k.name: v for k, v in config_values(self.config) if k.numbers and not k.name.startswith(ignored)}
-        resolved = {n: getattr(self, n) for n in ("steps", "batch_seqs", "lr", "weight_decay", "warmup_steps", "cooldown_steps", "order_seed")}
+        ignored: tuple[str, ...] = (
+            "model.",
+            "budget.",
+            "optim.lr",
+            "optim.batch",
+            "optim.weight_decay",
+            "data.order_seed",
+        )
+        asked = {
+            k.name: v
+            for k, v in config_values(self.config)
+            if k.numbers and not k.name.startswith(ignored)
+        }
+        resolved = {
+            n: getattr(self, n)
+            for n in (
+                "steps",
+                "batch_seqs",
+                "lr",
+                "weight_decay",
+                "warmup_steps",
+                "cooldown_steps",
+                "order_seed",
+            )
+        }
         text = json.dumps([asked, resolved, dataclasses.asdict(self.shape)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

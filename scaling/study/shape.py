@@ -103,7 +103,9 @@ def _norm_params(s: ModelShape, size: int) -> int:
 
 
 def _qk_norm_params(s: ModelShape) -> int:
-    return {"none": 0, "head": 2 * s.head_size, "full": (s.heads + s.kv_heads) * s.head_size}[s.qk_norm]
+    return {"none": 0, "head": 2 * s.head_size, "full": (s.heads + s.kv_heads) * s.head_size}[
+        s.qk_norm
+    ]
 
 
 @lru_cache(maxsize=4096)
@@ -135,11 +137,17 @@ def _build(model: ModelConfig, vocab: int, layers: int, width: int, ffn: int | N
     heads = model.heads or heads_for(width)
     kv_heads = model.kv_heads or heads
     if width % heads:
-        raise ConfigError(f"model.heads: {heads} heads do not divide width {width}. Set model.heads to a divisor of {width}.")
+        raise ConfigError(
+            f"model.heads: {heads} heads do not divide width {width}. Set model.heads to a divisor of {width}."
+        )
     if heads % kv_heads:
-        raise ConfigError(f"model.kv_heads: {kv_heads} does not divide the {heads} heads. Set model.kv_heads to a divisor of {heads}.")
+        raise ConfigError(
+            f"model.kv_heads: {kv_heads} does not divide the {heads} heads. Set model.kv_heads to a divisor of {heads}."
+        )
     if model.position == "rotary" and (width // heads) % 2:
-        raise ConfigError(f"model.heads: rotary positions need an even head size; width {width} / heads {heads} is {width // heads}.")
+        raise ConfigError(
+            f"model.heads: rotary positions need an even head size; width {width} / heads {heads} is {width // heads}."
+        )
     return ModelShape(
         layers=layers, width=width, heads=heads, kv_heads=kv_heads, head_size=width // heads,
         ffn=ffn or round(_ffn_ratio(model) * width), vocab=vocab, context=model.context,
@@ -158,14 +166,22 @@ def _nearest_shape(model: ModelConfig, vocab: int, target: float) -> ModelShape:
     Among shapes within 1 %, the one closest to the nominal proportions wins: proportions that
     drift along a ladder of sizes would themselves bend the law.
     """
-    shapes = [s for s in (_fit_ffn(model, vocab, *c, target) for c in _candidates(model, vocab, target)) if s]
+    shapes = [
+        s
+        for s in (_fit_ffn(model, vocab, *c, target) for c in _candidates(model, vocab, target))
+        if s
+    ]
     off = {s: abs(count_params(s).by(model.params_convention) / target - 1) for s in shapes}
     # below 5k parameters one channel of the feed-forward part is more than 1 %
     channel = {s: 0.5 * s.layers * (ffn_weights(s) / s.ffn) / target for s in shapes}
     good = [s for s in shapes if off[s] <= max(TOLERANCE, min(channel[s], 0.03))]
     if good:
         return min(good, key=lambda s: _strain(model, s) + off[s])
-    closest = f"; the closest has {count_params(min(shapes, key=off.__getitem__)).by(model.params_convention):,}" if shapes else ""
+    closest = (
+        f"; the closest has {count_params(min(shapes, key=off.__getitem__)).by(model.params_convention):,}"
+        if shapes
+        else ""
+    )
     raise ConfigError(
         f"model.params: no shape is within 1 % of {format_quantity(target)} {model.params_convention} parameters "
         f"with vocabulary {vocab}{closest}. Ask for another size, free model.layers or model.width, "
@@ -188,11 +204,16 @@ def _candidates(model: ModelConfig, vocab: int, target: float) -> Iterator[tuple
             yield model.layers, width
             continue
         try:
-            one, two = (count_params(_build(model, vocab, n, width, None)).by(model.params_convention) for n in (1, 2))
+            one, two = (
+                count_params(_build(model, vocab, n, width, None)).by(model.params_convention)
+                for n in (1, 2)
+            )
         except ConfigError:
             continue  # this width does not suit the heads asked for
         depth = 1 + (target - one) / (two - one)
-        for layers in sorted({max(MIN_LAYERS, math.floor(depth)), max(MIN_LAYERS, math.ceil(depth))}):
+        for layers in sorted(
+            {max(MIN_LAYERS, math.floor(depth)), max(MIN_LAYERS, math.ceil(depth))}
+        ):
             if layers <= 8192:
                 yield layers, width
 
@@ -200,7 +221,9 @@ def _candidates(model: ModelConfig, vocab: int, target: float) -> Iterator[tuple
 _WIDTHS = [*range(8, 64, 4), *range(64, 96, 8), *range(96, 256, 16), *range(256, 16_385, 64)]
 
 
-def _fit_ffn(model: ModelConfig, vocab: int, layers: int, width: int, target: float) -> ModelShape | None:
+def _fit_ffn(
+    model: ModelConfig, vocab: int, layers: int, width: int, target: float
+) -> ModelShape | None:
     """Choose the feed-forward width that brings this depth and width closest to the target."""
     try:
         one = _build(model, vocab, layers, width, 1)

@@ -102,6 +102,12 @@ def measure_step_seconds(
         torch.set_num_threads(before)
 
 
+def machine_label(train: TrainConfig) -> str:
+    """Name what measured times hold for: the device a run would use, and the version of torch."""
+    shape = ModelShape(1, 8, 1, 1, 8, 8, 8, 8)
+    return f"{choose_engine(shape, batch_seqs=1, train=train).name()} torch {torch.__version__}"
+
+
 def _random_tokens(shape: ModelShape, batch_seqs: int) -> TokenStore:
     count = max(1 << 20, 2 * batch_seqs * shape.context)
     tokens = np.random.default_rng(0).integers(shape.vocab, size=count, dtype=np.uint32)
