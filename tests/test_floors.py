@@ -23,7 +23,7 @@ HOMES = {
     "matplotlib": {"present"},
     "torch": {"training"},
     "wandb": {"training"},
-    "scipy": {"analysis", "training"},
+    "scipy": {"study", "analysis", "training"},
 }
 
 

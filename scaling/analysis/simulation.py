@@ -7,20 +7,16 @@ a truth that is known.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import zeta
 
 from scaling.analysis import laws
 from scaling.analysis.laws import Law
 from scaling.analysis.runs import Runs
 from scaling.study.errors import FitError
-
-EXACT = 4096  # contexts summed one by one; beyond, the terms change little and are integrated
-NODES = 400  # Gauss-Legendre nodes of that integral in ln i: relative error below 1e-10
+from scaling.study.zipf_memory import zipf_excess
 
 
 def simulate(
@@ -69,29 +65,6 @@ def zipf_memory(
     N, D = (np.ravel(x) for x in np.broadcast_arrays(np.asarray(N, float), np.asarray(D, float)))
     excess = np.array([zipf_excess(n, d, a) for n, d in zip(N, D, strict=True)])
     return make_runs(N, D, E + size * excess, noise=noise, seed=seed, name="zipf_memory", floor=E)
-
-
-def zipf_excess(N: float, D: float, a: float) -> float:
-    """Return sum_{i>N} p_i + sum_{i<=N} p_i (1-p_i)^D: the chance that a context is not stored."""
-    total = zeta(1 + a)
-    # A fractional N stores its last context in part, so that the law is smooth in N.
-    unseen_tail = zeta(1 + a, N + 1) / total
-    i = np.arange(1, min(int(N), EXACT) + 1, dtype=float)
-    p = i ** -(1 + a) / total
-    stored = float(p @ np.exp(D * np.log1p(-p)))
-    if N > EXACT:
-        # Midpoint rule turned round: sum_{i=m+1}^{N} f(i) ~ integral of f from m+1/2 to N+1/2.
-        nodes, weights = _gauss_legendre()
-        lo, hi = np.log(EXACT + 0.5), np.log(N + 0.5)
-        x = np.exp(0.5 * (hi - lo) * nodes + 0.5 * (hi + lo))
-        p = x ** -(1 + a) / total
-        stored += float(0.5 * (hi - lo) * (weights * x) @ (p * np.exp(D * np.log1p(-p))))
-    return float(unseen_tail + stored)
-
-
-@cache
-def _gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
-    return np.polynomial.legendre.leggauss(NODES)
 
 
 def make_runs(

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 
 from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import compose_fit, compose_sweep
-from scaling.cli.fit import analyse, describe, save_figures, save_report
+from scaling.cli.fit import Analysis, analyse, describe, save_figures, save_report
 from scaling.cli.plan import describe_plan
 from scaling.cli.sweep import unique_plans
 from scaling.cli.train import run_train
@@ -58,6 +59,20 @@ def run_demo(arguments: Sequence[str]) -> int:
     figures = save_figures(analysis, verification=verification)
     report = save_report(analysis, verification=verification)
     print("\n".join(f"  {path}" for path in figures))
+    print("\n" + conclusion(analysis, verification))
     console.print(f"\nOpen in a browser: [bold]{report}[/bold]")
     console.print(f"[dim]Whole loop: {format_duration(time.perf_counter() - start)}.[/dim]")
     return 0
+
+
+def conclusion(analysis: Analysis, verification: Any) -> str:
+    """Say what was found, the floor beside the true one where it is known, and the limits of it all."""
+    from scaling.present.verdict import floor_table, limits, verdict
+
+    parts = [verdict(analysis.fit, analysis.iso)]
+    floor = floor_table(analysis.fit, analysis.runs)
+    if floor is not None:
+        parts.append(floor.text())
+    parts.append("What this law can and cannot tell:")
+    parts += [f"- {sentence}" for sentence in limits(analysis.fit, verification)]
+    return "\n".join(parts)

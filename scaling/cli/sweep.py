@@ -85,7 +85,7 @@ def _prepare_data(plans: Sequence[RunPlan]) -> None:
     """Build the token stores that are not there yet, saying so."""
     from scaling.cli.progress import step_progress
 
-    wanted = {repr(p.config.data): p for p in plans}
+    wanted = {repr(p.config.data): p for p in plans if p.config.data.source != "zipf_memory"}
     for plan in wanted.values():
         from scaling.training.data import describe, prepare
 

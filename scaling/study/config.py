@@ -73,6 +73,7 @@ class DataConfig:
     rules: int = _key(32, "rules", "grammar: productions of each symbol, at most `vocab`; drawn by Zipf's law with exponent 1.5.", least=1)
     depth: int = _key(4, "levels", "grammar: levels of the hierarchy; a sentence has 2^depth tokens.", least=1, most=12)
     alpha: float = _key(0.5, "", "zipf_memory: exponent a of the context frequencies i^-(1+a).", above=0)
+    noise: float = _key(0.0, "", "zipf_memory: standard deviation of ln loss between seeds.", least=0)
     size: float = _key(16e6, "tokens", "Training text of a generated source, or read of a streamed dataset (stdlib and files have what they have).", least=1000)
     source_seed: int = _key(0, "", "Seed of a generated source's own text.", least=0)
     unique_tokens: float | None = _key(None, "tokens", "Train on only the first so many tokens; null: all there are.", above=0)

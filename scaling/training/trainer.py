@@ -29,6 +29,7 @@ from scaling.training.interrupt import Interrupt
 from scaling.training.learner import Learner
 from scaling.training.logbook import Logbook, OnProgress, check_writable, finished_record
 from scaling.training.optim import Schedule
+from scaling.training.simulated import simulate_run
 
 EVAL_DECADES = 2.0  # validation points spread over the last two decades of tokens
 
@@ -72,6 +73,8 @@ def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
         if claim.taken_over:
             book.note(claim.taken_over)
         try:
+            if plan.config.data.source == "zipf_memory":
+                return simulate_run(plan, book)
             return _train(plan, book, claim)
         except Exception as error:  # recorded, whatever it is, and raised again
             with contextlib.suppress(OSError):  # on a full disk even this may fail
