@@ -1,5 +1,7 @@
 """Proposed sweeps: centred on the optimum, and readable as a sweep file."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import yaml
@@ -7,7 +9,10 @@ import yaml
 from scaling.analysis.design import next_sweep
 from scaling.analysis.fitting import fit
 from scaling.analysis.simulation import isoflop_grid, simulate
+from scaling.cli.compose import compose_sweep
+from scaling.study.config import RunConfig
 from scaling.study.errors import FitError
+from scaling.study.plan import make_plan
 
 PARAMS = {"E": 0.9, "A": 60.0, "B": 300.0, "alpha": 0.35, "beta": 0.37}
 
@@ -37,11 +42,45 @@ def test_sweep_file_opens_with_question_and_cost_and_parses(fitted, tmp_path):
     assert lines[0] == "# @package _global_"
     assert lines[1].startswith("# Question: Where is")
     assert "5 runs" in lines[2]
-    values = yaml.safe_load(path.read_text())
-    assert values["sweep"]["name"] == "round2"
-    assert len(values["sweep"]["points"]) == 5
-    assert set(values["sweep"]["points"][0]) == {"budget.flops", "model.params"}
-    assert values["model"]["params_convention"] == "non_embedding"
+
+
+def test_sweep_file_is_a_sweep_of_the_proposed_runs(fitted, tmp_path, monkeypatch):
+    proposed = next_sweep(fitted, C=[1e15], points=5)
+    (tmp_path / "sweeps").mkdir()
+    proposed.save(tmp_path / "sweeps" / "round2.yaml")
+    monkeypatch.chdir(tmp_path)
+    sweep = compose_sweep(["sweeps=round2"])
+    assert sweep.name == "round2" and sweep.design.question == proposed.question
+    plans = [make_plan(point.config) for point in sweep.points]
+    assert [p.params for p in plans] == pytest.approx([p.N for p in proposed.points], rel=0.01)
+    assert [p.flops_6nd for p in plans] == pytest.approx([1e15] * 5, rel=0.01)
+
+
+def test_proposed_runs_differ_from_the_fitted_in_size_and_budget_only(
+    fitted, tmp_path, monkeypatch
+):
+    asked = RunConfig.from_dict({
+        "model": {"params": "1M", "context": 64, "tied": True}, "budget": {"tokens": "1M"}, "sweep": "round1",
+        "data": {"source": "ngram", "order": 3, "val_tokens": 65536, "cache": "/elsewhere"}, "train": {"evals": 6, "threads": 1},
+    })  # fmt: skip
+    rates = [0.5, 2.0]  # what differs between the runs is not settled by them
+    for i, rate in enumerate(rates):
+        (tmp_path / f"run{i}").mkdir()
+        config = asked.replace(**{"optim.lr_scale": rate}).to_dict()
+        (tmp_path / f"run{i}" / "config.yaml").write_text(yaml.safe_dump(config))
+    folders = [str(tmp_path / f"run{i % 2}") for i in range(len(fitted.runs.table))]
+    runs = dataclasses.replace(fitted.runs, table=fitted.runs.table.assign(folder=folders))
+    (tmp_path / "sweeps").mkdir()
+    next_sweep(dataclasses.replace(fitted, runs=runs), C=1e15, points=4).save(
+        tmp_path / "sweeps" / "round2.yaml"
+    )
+    monkeypatch.chdir(tmp_path)
+    config = compose_sweep(["sweeps=round2"]).points[0].config
+    assert config.model.context == 64 and config.model.tied
+    assert config.data == dataclasses.replace(asked.data, cache=None)
+    assert config.train.evals == 6 and config.train.threads is None
+    assert config.optim.lr_scale == 1.0
+    assert (config.sweep, config.budget.tokens) == ("round2", None)
 
 
 def test_unusable_requests_are_refused(fitted, tmp_path):

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
 from scaling.analysis.fitting import Fit
+from scaling.analysis.runs import Runs
+from scaling.study.config import RunConfig, config_keys, config_values
 from scaling.study.errors import FitError
 from scaling.study.record import write_atomic
 from scaling.study.table import Table
 from scaling.study.units import format_flops, format_quantity
+
+# What a proposed run sets itself, and what belongs to a machine rather than to the study.
+NOT_CARRIED = (
+    "model.params", "model.width", "model.ffn", "budget.", "data.cache", "train.device", "train.threads",
+    "tracker.", "role", "sweep", "results",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,16 @@ class Sweep:
 
     Args:
         points: the runs; question: what they are to answer; flops: compute of all of them.
-        params: convention of N and flops_convention of C, as the fit's runs had them.
+        params: convention of N; convention: that of C; both as the fit's runs had them.
+        settings: {group: {key: value}} that the fit's runs share, so that the new runs differ from
+            them in size and budget only.
     """
 
     points: tuple[Point, ...]
     question: str
     params: str = "non_embedding"
     convention: str = "6nd"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def flops(self) -> float:
@@ -61,17 +74,15 @@ class Sweep:
             "# @package _global_",
             f"# Question: {self.question}",
             f"# Cost: {len(self.points)} runs, {format_flops(self.flops)} FLOPs in total; `scaling plan {name}` says how long.",
-            "model:",
-            f"  params_convention: {self.params}",
-            "budget:",
-            f"  convention: {self.convention}",
             f"sweep: {name}",
             "design:",
             f'  question: "{self.question}"',
             "  points:",
             *(f"    - {{budget.flops: {p.C:.4g}, model.params: {p.N:.4g}}}" for p in self.points),
         ]
-        return "\n".join(lines) + "\n"
+        base = {**self.settings, "budget": {"convention": self.convention}}
+        base["model"] = {**base.get("model", {}), "params_convention": self.params}
+        return "\n".join(lines) + "\n" + yaml.safe_dump(base, allow_unicode=True)
 
     def table(self) -> Table:
         """Return the proposed runs as a table."""
@@ -118,8 +129,32 @@ def next_sweep(
     budgets = ", ".join(format_flops(c) for c in np.atleast_1d(np.asarray(C, float)))
     question = f"Where is the loss-optimal size at {budgets} FLOPs?"
     return Sweep(
-        tuple(proposed), question, conventions, "counted" if fit.runs.flops == "counted" else "6nd"
-    )
+        tuple(proposed), question, conventions, "counted" if fit.runs.flops == "counted" else "6nd",
+        shared_settings(fit.runs),
+    )  # fmt: skip
+
+
+def shared_settings(runs: Runs) -> dict[str, Any]:
+    """Return what all runs of the fit were asked alike and is no default, from their `config.yaml`.
+
+    Returns:
+        {group: {key: value}}; empty for runs from a table, which have no configuration.
+    """
+    folders = runs.fit_rows["folder"].dropna() if "folder" in runs.fit_rows else []
+    paths = [Path(f) / "config.yaml" for f in folders]
+    asked = [
+        {key.name: value for key, value in config_values(config)}
+        for path in paths
+        if path.is_file()
+        for config in [RunConfig.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))]
+    ]
+    shared: dict[str, Any] = {}
+    for name, default in ((k.name, k.default) for k in config_keys()):
+        values = {repr(a[name]): a[name] for a in asked}
+        if len(values) == 1 and not name.startswith(NOT_CARRIED) and default not in values.values():
+            group, _, key = name.rpartition(".")
+            (shared.setdefault(group, {}) if group else shared)[key] = next(iter(values.values()))
+    return shared
 
 
 def _reach(N: float, lo: float, hi: float) -> float:
