@@ -230,7 +230,7 @@ class Fit:
         if name in self.law.names:
             return params[name]
         if name in self.law.derived:
-            return self.law.derived[name](params)
+            return self.law.derived[name](params, self.cost)
         raise FitError(
             f"law {self.law.name}: {name!r} is none of {', '.join([*self.law.names, *self.law.derived])}."
         )
@@ -292,8 +292,10 @@ class Fit:
 
     def _optima(self, params: Mapping[str, Any], budgets: np.ndarray) -> dict[str, np.ndarray]:
         assert self.law.optimum is not None
-        N, D = self.law.optimum(params, budgets, self.cost)
-        return {"N": N, "D": D, "tokens_per_param": D / N, "loss": self.law(params, N=N, D=D)}
+        # a resample whose exponent has run to zero has its optimum at infinity: that is an answer
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore", under="ignore"):
+            N, D = self.law.optimum(params, budgets, self.cost)
+            return {"N": N, "D": D, "tokens_per_param": D / N, "loss": self.law(params, N=N, D=D)}
 
 
 def law_inputs(law: Law, runs: Runs) -> dict[str, np.ndarray]:
