@@ -17,7 +17,7 @@ from scaling.cli.estimate import Estimate, estimate_seconds
 from scaling.cli.sweep import is_finished, unique_plans
 from scaling.study.plan import RunPlan
 from scaling.study.table import Table
-from scaling.study.units import format_duration, format_flops, format_quantity
+from scaling.study.units import format_bytes, format_duration, format_flops, format_quantity
 
 OFF = 0.002  # target and actual are both shown where they differ by more
 
@@ -35,11 +35,13 @@ def run_plan(arguments: Sequence[str]) -> int:
 
 
 def describe_plan(sweep: Sweep, plans: Sequence[RunPlan], estimate: Estimate | None) -> str:
-    """Return the plan in text: question, table, totals."""
-    header = [
+    """Return the plan in text: question, table (one run: everything about it), totals."""
+    if len(plans) == 1:
+        return "\n\n".join([_one_run(plans[0], estimate).text(), totals(plans, estimate)])
+    header = (
         "run",
         "N",
-        "N total",
+        "emb + head",
         "D",
         "D/N",
         "steps",
@@ -50,15 +52,38 @@ def describe_plan(sweep: Sweep, plans: Sequence[RunPlan], estimate: Estimate | N
         "counted",
         "time",
         "",
-    ]
+    )
     rows = [_row(plan, estimate) for plan in plans]
     convention = plans[0].config.model.params_convention.replace("_", "-")
     head = [f"{sweep.name}: {sweep.design.question}"] if sweep.design.question else []
     note = (
-        f"N is {convention}; 6ND uses it; counted is every matrix product, attention and head too. "
-        "batch in tokens/step; lr and wd by rule in (N, D) unless set."
+        f"N is {convention}; emb + head are the token tables; 6ND uses N; counted is every matrix product, "
+        "attention and head too. Batch in tokens/step; lr and wd by rule in (N, D) unless set."
     )
     return "\n".join([*head, Table(header, rows, note=note).text(), "", totals(plans, estimate)])
+
+
+def _one_run(plan: RunPlan, estimate: Estimate | None) -> Table:
+    """Everything about one run, exact, with units."""
+    s, n, f = plan.shape, plan.counts, plan.flops
+    asked = f" (asked for {plan.params_target:,.0f})" if plan.params_target != plan.params else ""
+    rows = [
+        ("run", plan.run_id),
+        ("shape", f"{s.layers} layers x {s.width} wide, {s.heads} heads of {s.head_size} ({s.kv_heads} key-value), "
+                  f"feed-forward {s.ffn}, context {s.context}, vocabulary {s.vocab}"),
+        ("parameters", f"{n.non_embedding:,} blocks and norms + {n.embedding:,} embedding + {n.head:,} head = {n.total:,}"),
+        ("N", f"{plan.params:,} {plan.config.model.params_convention}{asked}"),
+        ("tokens D", f"{plan.tokens:,} (asked for {plan.tokens_target:,.0f}), {plan.tokens / plan.params:.3g} per parameter"),
+        ("steps", f"{plan.steps:,} of {plan.batch_tokens:,} tokens ({plan.batch_seqs} sequences)"),
+        ("compute", f"6ND {format_flops(plan.flops_6nd)} FLOPs; counted {format_flops(plan.flops_counted)}: blocks "
+                    f"{f.blocks / f.counted:.0%}, attention {f.attention / f.counted:.0%}, head {f.head / f.counted:.0%}"),
+        ("learning rate", f"{plan.lr:.4g}, {plan.config.optim.schedule}: {plan.warmup_steps} steps of warm-up, {plan.cooldown_steps} of cooldown"),
+        ("weight decay", f"{plan.weight_decay:.4g}"),
+        ("weights, gradients, moments", format_bytes(16 * n.total)),
+        ("time", format_duration(estimate.seconds[plan.run_id]) if estimate else "-"),
+        ("folder", str(plan.folder)),
+    ]  # fmt: skip
+    return Table(("", "value"), rows)
 
 
 def _row(plan: RunPlan, estimate: Estimate | None) -> list[str]:
@@ -66,7 +91,7 @@ def _row(plan: RunPlan, estimate: Estimate | None) -> list[str]:
         estimate.seconds[plan.run_id] if estimate and plan.run_id in estimate.seconds else None
     )
     return [
-        plan.run_id, _beside(plan.params_target, plan.params), format_quantity(plan.counts.total),
+        plan.run_id, _beside(plan.params_target, plan.params), f"{format_quantity(plan.counts.embedding)} + {format_quantity(plan.counts.head)}",
         _beside(plan.tokens_target, plan.tokens), f"{plan.tokens / plan.params:.3g}", f"{plan.steps:,}", f"{plan.batch_tokens:,}",
         f"{plan.lr:.3g}", f"{plan.weight_decay:.3g}", format_flops(plan.flops_6nd), format_flops(plan.flops_counted),
         format_duration(seconds), "finished" if is_finished(plan) else "",
