@@ -22,6 +22,17 @@ from scaling.study.units import format_quantity
 
 DEFAULT_TOKENS_PER_PARAM = 20.0  # Hoffmann et al. 2022 (arXiv:2203.15556): near the optimum
 
+HASH_VERSION = 1  # of `RunPlan.hash`; another number makes every run another run
+# keys that enter the hash as the numbers they lead to: shape, steps, batch, rates
+_RESOLVED = (
+    "model.",
+    "budget.",
+    "optim.lr",
+    "optim.batch",
+    "optim.weight_decay",
+    "data.order_seed",
+)
+
 
 @dataclass(frozen=True)
 class RunPlan:
@@ -73,34 +84,30 @@ class RunPlan:
         """8 hex digits of everything that changes the run's numbers, and of nothing else.
 
         Taken from resolved values, so that two ways to ask for the same run are one run, and a
-        changed rule is another.
+        changed rule is another. Values at their default do not enter, so that a new key leaves
+        finished runs valid; a changed default needs another `HASH_VERSION`.
         """
-        ignored: tuple[str, ...] = (
-            "model.",
-            "budget.",
-            "optim.lr",
-            "optim.batch",
-            "optim.weight_decay",
-            "data.order_seed",
-        )
         asked = {
             k.name: v
             for k, v in config_values(self.config)
-            if k.numbers and not k.name.startswith(ignored)
+            if k.numbers and v != k.default and not k.name.startswith(_RESOLVED)
         }
-        resolved = {
-            n: getattr(self, n)
-            for n in (
-                "steps",
-                "batch_seqs",
-                "lr",
-                "weight_decay",
-                "warmup_steps",
-                "cooldown_steps",
-                "order_seed",
-            )
+        names = (
+            "steps",
+            "batch_seqs",
+            "lr",
+            "weight_decay",
+            "warmup_steps",
+            "cooldown_steps",
+            "order_seed",
+        )
+        resolved = {name: getattr(self, name) for name in names}
+        shape = {
+            f.name: getattr(self.shape, f.name)
+            for f in dataclasses.fields(self.shape)
+            if getattr(self.shape, f.name) != f.default
         }
-        text = json.dumps([asked, resolved, dataclasses.asdict(self.shape)], sort_keys=True)
+        text = json.dumps([HASH_VERSION, asked, resolved, shape], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @property
