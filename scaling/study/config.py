@@ -77,7 +77,7 @@ class DataConfig:
     size: float = _key(16e6, "tokens", "Training text of a generated source, or read of a streamed dataset (stdlib and files have what they have).", least=1000)
     source_seed: int = _key(0, "", "Seed of a generated source's own text.", least=0)
     unique_tokens: float | None = _key(None, "tokens", "Train on only the first so many tokens; null: all there are.", above=0)
-    max_epochs: float = _key(1.0, "epochs", "A run that would see its unique tokens more often than this is refused.", above=0)
+    max_epochs: float = _key(1.0, "epochs", "A run that would see its unique tokens more often than this is refused.", above=0, numbers=False)
     val_tokens: float = _key(131_072, "tokens", "Fixed held-out tokens that every validation loss is a mean over.", above=0)
     order_seed: int | None = _key(None, "", "Seed of the order in which tokens are seen; null: the run's seed.", least=0)
     cache: str | None = _key(None, "folder", "Where token shards are kept; null: $SCALING_CACHE, else the user's cache folder.", numbers=False)
