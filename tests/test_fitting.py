@@ -1,5 +1,7 @@
 """Fits: the reference optima of a public table, known truths, intervals, warnings, refusals."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -120,6 +122,18 @@ def test_llama_table_agrees_with_variable_projection():
     expected = {"E": 0.604670, "A": 59.1411, "B": 155.1141, "alpha": 0.310006, "beta": 0.313643}
     for name, value in expected.items():
         assert f.params[name] == pytest.approx(value, rel=1e-4)  # four to six printed digits
+
+
+def test_exponents_follow_the_convention_of_compute():
+    runs = tiny(noise=0.002)
+    counted = runs.table.assign(flops_counted=100 * N**0.77 * D)  # as small models count
+    runs = dataclasses.replace(runs, table=counted).using(flops="counted")
+    f = fit(runs, intervals="none")
+    best = f.optimal([1e12, 1e14])
+    for name, column in (("a", "N"), ("b", "D")):
+        slope = np.log(best[column][1] / best[column][0]) / np.log(100)
+        assert f.get(name) == pytest.approx(slope, rel=1e-9)
+    assert f.get("a") > fit(tiny(noise=0.002), intervals="none").get("a") + 0.03
 
 
 # --- known truths -------------------------------------------------------------------------------

@@ -102,6 +102,22 @@ def test_optimum_is_the_lowest_loss_on_its_budget(law, cost):
     assert abs(int(losses.argmin()) - 1000) <= 1
 
 
+@pytest.mark.parametrize("law", ["chinchilla", "chinchilla_tied", "chinchilla_k", "kaplan"])
+@pytest.mark.parametrize("cost", [Cost(), Cost(40.0, 0.85)])
+def test_derived_exponents_are_slopes_of_the_optimum(law, cost):
+    law, C = laws.get(law), np.array([1e20, 1e24])
+    p = POINTS[law.name]
+    N, D = law.optimum(p, C, cost)
+    slopes = {"a": N, "b": D, "gamma": 1 / (law(p, N=N, D=D) - p.get("E", 0.0))}
+    for name in law.derived.keys() & slopes.keys():
+        slope = np.log(slopes[name][1] / slopes[name][0]) / np.log(C[1] / C[0])
+        # power laws to the last digit; the floor takes some digits of gamma
+        assert law.derived[name](p, cost) == pytest.approx(slope, rel=1e-8), name
+    if "G" in law.derived:
+        G = N[0] / (C[0] / cost.factor) ** law.derived["a"](p, cost)
+        assert law.derived["G"](p, cost) == pytest.approx(G, rel=1e-10)
+
+
 def test_frontier_falls_with_the_stated_exponent():
     p, C = hoffmann("epoch"), np.array([1e20, 1e24])
     N, D = CHINCHILLA.optimum(p, C, Cost())

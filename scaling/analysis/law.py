@@ -66,6 +66,10 @@ class Cost:
         return self.factor * N**self.power * D
 
 
+SIX_ND = Cost()
+Derived = Callable[..., Array]  # (parameters, cost=SIX_ND) -> value
+
+
 @dataclass(frozen=True)
 class Law:
     """A scaling law.
@@ -78,7 +82,7 @@ class Law:
         inputs: which of N, D, C it reads.
         gradient: like `loss`, returns {parameter: d loss / d parameter}; numerical if absent.
         optimum: (params, C, cost) -> (N, D) that minimise the loss at C, if there is a closed form.
-        derived: further quantities {name: function of the parameters}, given with intervals.
+        derived: further quantities {name: function of (params, cost)}, given with intervals.
         nested: {law name: {parameter: value}} that turns this law into a simpler one.
         lift: (name of a simpler law, name of the extra parameter, function (its params, value) ->
             params of this law with the same asymptotes); gives starts for laws that are not linear.
@@ -92,7 +96,7 @@ class Law:
     inputs: tuple[str, ...] = ("N", "D")
     gradient: Callable[..., Mapping[str, Array]] | None = None
     optimum: Callable[[Mapping[str, Array], Array, Cost], tuple[Array, Array]] | None = None
-    derived: Mapping[str, Callable[[Mapping[str, Array]], Array]] = field(default_factory=dict)
+    derived: Mapping[str, Derived] = field(default_factory=dict)
     nested: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     lift: tuple[str, str, Callable[[Mapping[str, Array], Array], Mapping[str, Array]]] | None = None
     published: tuple[Published, ...] = ()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from scaling.analysis.law import Array, Cost, Law, Param, Published
+from scaling.analysis.law import SIX_ND, Array, Cost, Derived, Law, Param, Published
 from scaling.study.errors import FitError, did_you_mean
 
 __all__ = ["Cost", "Law", "Param", "Published", "get", "names", "power_law", "register"]
@@ -95,15 +95,17 @@ def _allocate(p: Mapping[str, Array], C: Array, cost: Cost) -> tuple[Array, Arra
     return N, cost.tokens(C, N)
 
 
-def _share(p: Mapping[str, Array]) -> Array:
-    return p["beta"] / (p["alpha"] + p["beta"])
+def _grow(p: Mapping[str, Array], cost: Cost = SIX_ND) -> Array:
+    """Exponent a of N* ~ C^a: beta / (alpha + e beta) at C = f N^e D, see `_allocate`."""
+    beta = p.get("beta", p["alpha"])
+    return beta / (p["alpha"] + cost.power * beta)
 
 
-_DERIVED = {
-    "a": _share,  # N* ~ C^a under C = 6ND
-    "b": lambda p: 1.0 - _share(p),
-    "G": lambda p: (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1.0 / (p["alpha"] + p["beta"])),
-    "gamma": lambda p: p.get("k", 1.0) * p["alpha"] * p["beta"] / (p["alpha"] + p["beta"]),
+_DERIVED: dict[str, Derived] = {
+    "a": _grow,
+    "b": lambda p, cost=SIX_ND: 1.0 - cost.power * _grow(p, cost),  # D* = C / (f N*^e)
+    "G": lambda p, cost=SIX_ND: _allocate(p, cost.factor, cost)[0],  # N* = G (C/f)^a
+    "gamma": lambda p, cost=SIX_ND: p.get("k", 1.0) * p["alpha"] * _grow(p, cost),
 }
 
 _HOFFMANN = "MassiveText; N total with embeddings, C = 6ND, nats/token"
@@ -147,7 +149,7 @@ CHINCHILLA_TIED = Law(
     loss=_tied,
     gradient=_tied_gradient,
     optimum=_allocate,
-    derived={"a": lambda p: 0.5 + 0.0 * p["alpha"], "gamma": lambda p: p["alpha"] / 2},
+    derived={"a": _DERIVED["a"], "gamma": _DERIVED["gamma"]},
     published=(
         Published("muennighoff", {"E": float(np.exp(0.6254804)), "A": float(np.exp(6.255414)), "B": float(np.exp(7.3049974)), "alpha": 0.3526596}, "C4, GPT-2 tokenizer, unique tokens", "Muennighoff et al. 2023, arXiv:2305.16264"),
     ),
@@ -243,7 +245,7 @@ KAPLAN = Law(
     loss=_kaplan,
     gradient=_kaplan_gradient,
     optimum=_allocate_kaplan,
-    derived={"a": lambda p: 1.0 / (1.0 + p["alpha_N"] / p["alpha_D"])},
+    derived={"a": lambda p, cost=SIX_ND: 1.0 / (cost.power + p["alpha_N"] / p["alpha_D"])},
     published=(
         Published("kaplan", {"Nc": 6.4e13, "Dc": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103}, "WebText2, context 1024; N non-embedding, nats/token", "Kaplan et al. 2020, arXiv:2001.08361, table 2"),
     ),
