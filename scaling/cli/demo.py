@@ -16,7 +16,14 @@ from rich.console import Console
 
 from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import compose_fit, compose_sweep
-from scaling.cli.fit import Analysis, analyse, describe, save_figures, save_report
+from scaling.cli.fit import (
+    Analysis,
+    analyse,
+    describe,
+    save_figures,
+    save_report,
+    with_new_runs,
+)
 from scaling.cli.plan import describe_plan
 from scaling.cli.sweep import unique_plans
 from scaling.cli.train import run_train
@@ -56,6 +63,7 @@ def run_demo(arguments: Sequence[str]) -> int:
 
     # 5. pictures and page
     step(5, "Report", f"scaling report {name}")
+    analysis = with_new_runs(analysis)
     figures = save_figures(analysis, verification=verification)
     report = save_report(analysis, verification=verification)
     print("\n".join(f"  {path}" for path in figures))

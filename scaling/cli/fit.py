@@ -13,7 +13,7 @@ Keys: {keys}
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,15 @@ def analyse(config: FitConfig) -> Analysis:
     return Analysis(config, folder, runs, law, iso, problem)
 
 
+def with_new_runs(analysis: Analysis) -> Analysis:
+    """Return the same analysis with its table of runs read again, as after a verification run."""
+    from scaling.analysis.runs import load
+
+    runs = analysis.runs
+    fresh = load(analysis.folder).using(params=runs.params, flops=runs.flops, loss=runs.loss)
+    return replace(analysis, runs=fresh)
+
+
 def _conventions(config: FitConfig, folder: Path) -> tuple[str | None, str | None]:
     """Return N and C as asked for, else as the sweep counted its sizes and budgets."""
     sweep = sweep_file(folder)
@@ -108,15 +117,20 @@ def run_fit(arguments: Sequence[str]) -> int:
 
 def run_plot(arguments: Sequence[str]) -> int:
     """Draw every figure the runs allow."""
+    from scaling.cli.verify import stated_check
+
     analysis = analyse(_config(arguments))
-    for path in save_figures(analysis):
+    for path in save_figures(analysis, verification=stated_check(analysis)):
         print(path)
     return 0
 
 
 def run_report(arguments: Sequence[str]) -> int:
     """Write the self-contained page."""
-    path = save_report(analyse(_config(arguments)))
+    from scaling.cli.verify import stated_check
+
+    analysis = analyse(_config(arguments))
+    path = save_report(analysis, verification=stated_check(analysis))
     print(f"Open in a browser: {path}")
     return 0
 

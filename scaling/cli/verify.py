@@ -21,9 +21,9 @@ from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import compose_fit, compose_sweep, run_config
 from scaling.cli.fit import Analysis, analyse
 from scaling.cli.progress import run_progress
-from scaling.study.errors import ConfigError, ScalingError
+from scaling.study.errors import ConfigError, RecordError, ScalingError
 from scaling.study.plan import RunPlan, make_plan
-from scaling.study.record import RunRecord, write_atomic
+from scaling.study.record import RunRecord, read_record, write_atomic
 from scaling.study.units import format_flops, format_quantity
 
 
@@ -64,6 +64,25 @@ def verify(name: str, analysis: Analysis, overrides: Sequence[str]) -> tuple[str
     lines += [explain(row, analysis.fit) for row in checked.to_dict("records")]
     lines += _baselines(analysis, record)
     return "\n".join(lines), checked
+
+
+def stated_check(analysis: Analysis) -> Any | None:
+    """Return the comparison of a stated prediction whose run is done, as figures and page draw it.
+
+    None if no prediction was stated from these runs, or its run is not finished.
+    """
+    from scaling.present.verification import verify as compare
+
+    forecast = _stated(analysis.folder / "forecast.json", analysis)
+    if forecast is None:
+        return None
+    try:
+        record = read_record(analysis.folder / forecast["run_id"])
+    except RecordError:
+        return None
+    if record.status != "done":
+        return None
+    return compare(analysis.fit, _row(record, forecast, analysis))
 
 
 def _stated(path: Path, analysis: Analysis) -> dict[str, Any] | None:
