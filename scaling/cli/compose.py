@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,24 +54,23 @@ class Design:
                     f"design.{name}: no such key.{did_you_mean(str(name), DESIGN_KEYS)} A design has {', '.join(DESIGN_KEYS)}."
                 )
         values = {k: v for k, v in values.items() if v is not None}
-        known = [k.name for k in config_keys()]
         for name in _swept_keys(values):
-            if name not in known and "/" not in name and name not in _GROUPS:
-                raise ConfigError(f"design: {name} is no key of a run.{did_you_mean(name, known)}")
+            if name not in _known_keys() and "/" not in name and name not in _GROUPS:
+                raise ConfigError(
+                    f"design: {name} is no key of a run.{did_you_mean(name, _known_keys())}"
+                )
         return cls(**values)
 
     def overrides(self) -> list[list[str]]:
         """Return one list of `key=value` overrides per run of the design; one empty list if it names none."""
-        grid = [[f"{key}={_text(v)}" for v in values] for key, values in self.grid.items()]
-        points = [[f"{key}={_text(v)}" for key, v in point.items()] for point in self.points] or [
-            []
-        ]
+        grid = [[as_override(key, v) for v in values] for key, values in self.grid.items()]
+        points = [[as_override(k, v) for k, v in point.items()] for point in self.points] or [[]]
         return [
             [*point, *combination] for point in points for combination in itertools.product(*grid)
         ]
 
 
-_GROUPS = ("model", "data", "tracker")
+_GROUPS = ("model", "data", "tracker")  # config groups that a design may sweep
 
 
 def _swept_keys(design: dict[str, Any]) -> list[str]:
@@ -89,8 +90,19 @@ def _swept_keys(design: dict[str, Any]) -> list[str]:
     ]
 
 
-def _text(value: Any) -> str:
-    return "null" if value is None else str(value)
+def as_override(key: str, value: Any) -> str:
+    """Write a value as an override that Hydra reads back as the same value."""
+    text = "null" if value is None else str(value)
+    if isinstance(value, str) and not _PLAIN.fullmatch(text):
+        # Hydra takes a backslash as an escape before a quote only
+        quoted = re.sub(r"(\\*)(?='|\Z)", r"\1\1", text).replace("'", "\\'")
+        text = f"'{quoted}'"
+    return f"{key}={text}"
+
+
+_PLAIN = re.compile(
+    r"[\w./:@%+\-]+|.*\$\{.*", re.ASCII
+)  # what needs no quotes; interpolations stay alive
 
 
 def register_schema() -> None:
@@ -230,35 +242,37 @@ def run_config(
 ) -> RunConfig:
     """Return the checked configuration of one run."""
     pairs = [o.split("=", 1) for o in overrides]
-    if any("." not in key and key not in _SCALARS for key, _ in pairs):
+    if any("." not in key and key not in _known_keys() for key, _ in pairs):  # config groups
         return to_run_config(recompose(list(overrides)))
-    cfg = to_mapping(base)
+    values: Any = OmegaConf.to_container(base, resolve=False)
     for key, text in pairs:
-        *groups, name = key.split(".")
-        node: Any = cfg
-        for group in groups:
-            node = node.get(group, {})
-        if name not in node:
-            known = [k.name for k in config_keys()]
+        if key not in _known_keys():
             raise ConfigError(
-                f"{key}: no such key.{did_you_mean(key, known)} `scaling keys` lists all of them."
+                f"{key}: no such key.{did_you_mean(key, _known_keys())} `scaling keys` lists all of them."
             )
-        node[name] = OmegaConf.create([text])[0] if text != "null" else None
-        if isinstance(node[name], str):
-            node[name] = _literal(text)
-    return RunConfig.from_dict(
-        {k: v for k, v in cfg.items() if k not in ("design", "hydra", "sweeps")}
-    )
+        *groups, name = key.split(".")
+        node = values
+        for group in groups:
+            node = node[group]
+        node[name] = _read_value(text)
+    # omegaconf takes ten times as long as all the rest, and is needed for two kinds of values
+    if any(mark in str(values) for mark in ("${", "???")):
+        return to_run_config(OmegaConf.create(values))
+    return RunConfig.from_dict({k: v for k, v in values.items() if k not in _NOT_OF_A_RUN})
 
 
-_SCALARS = ("seed", "role", "sweep", "results")
+_NOT_OF_A_RUN = ("design", "hydra", "sweeps")
 
 
-def _literal(text: str) -> Any:
-    """Read an override's value as YAML would: true, false, null, or text."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    return text.strip("'\"")
+@functools.cache
+def _known_keys() -> tuple[str, ...]:
+    return tuple(k.name for k in config_keys())
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_value(text: str) -> Any:
+    """Read an override's value by Hydra's own grammar."""
+    return OverridesParser.create().parse_override(f"value={text}").value()
 
 
 def to_run_config(cfg: DictConfig) -> RunConfig:
@@ -266,9 +280,7 @@ def to_run_config(cfg: DictConfig) -> RunConfig:
     missing = OmegaConf.missing_keys(cfg)
     if missing:
         raise ConfigError(f"{min(missing)}: no value (???). Give one, e.g. {min(missing)}=...")
-    return RunConfig.from_dict(
-        {k: v for k, v in to_mapping(cfg).items() if k not in ("design", "hydra", "sweeps")}
-    )
+    return RunConfig.from_dict({k: v for k, v in to_mapping(cfg).items() if k not in _NOT_OF_A_RUN})
 
 
 def compose_fit(sweep: str | None, overrides: Sequence[str]) -> FitConfig:
@@ -279,8 +291,6 @@ def compose_fit(sweep: str | None, overrides: Sequence[str]) -> FitConfig:
 
 def explain(error: Exception) -> ConfigError:
     """Say a Hydra or omegaconf complaint in one line that names the key and the nearest known one."""
-    import re
-
     text = str(error).strip()
     cause = str(error.__cause__ or "").strip()
     known = [k.name for root in (RunConfig, FitConfig) for k in config_keys(root)]

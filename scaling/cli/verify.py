@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from scaling.cli import known_sweep, split_sweep
-from scaling.cli.compose import compose_fit, compose_sweep, run_config
+from scaling.cli.compose import (
+    as_override,
+    compose,
+    compose_fit,
+    compose_sweep,
+    run_config,
+    without_hydra,
+)
 from scaling.cli.fit import Analysis, analyse
 from scaling.cli.progress import run_progress
 from scaling.study.errors import ConfigError, RecordError, ScalingError
@@ -130,7 +137,7 @@ def _state(path: Path, name: str, analysis: Analysis, overrides: Sequence[str]) 
         wanted["model.params"] = float(
             f"{float(analysis.fit.optimal([float(budget)])['N'].iloc[0]):.3g}"
         )
-    chosen = [f"{key}={value}" for key, value in wanted.items()]
+    chosen = [as_override(key, value) for key, value in wanted.items()]
     plan = make_plan(run_config_of(name, overrides, chosen))
     forecast = {
         "stated_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -177,14 +184,17 @@ def _predict(analysis: Analysis, plan: RunPlan) -> dict[str, Any]:
 
 def run_config_of(name: str, overrides: Sequence[str], chosen: Sequence[str]) -> Any:
     """Return the configuration of the verification run: the sweep's, with the chosen keys, held out."""
-    sweep = compose_sweep([f"sweeps={name}", *overrides])
+    asked = [f"sweeps={name}", *overrides]
+    sweep = compose_sweep(asked)
     keys = {c.split("=", 1)[0] for c in chosen}
     others = [
         f"budget.{k}=null"
         for k in ("tokens", "flops", "tokens_per_param")
         if f"budget.{k}" not in keys
     ]
-    return run_config(sweep.base, [*others, *chosen, "role=verify"], lambda extra: sweep.base)
+    return run_config(
+        sweep.base, [*others, *chosen, "role=verify"], lambda extra: without_hydra(compose("train", [*asked, *extra]))
+    )  # fmt: skip
 
 
 def _train(plan: RunPlan) -> RunRecord:
