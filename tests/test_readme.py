@@ -1,0 +1,76 @@
+"""What the README and the docs tell people to type works."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+from scaling.cli import main
+from scaling.cli.compose import compose_fit
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("results/**/README.md"))]
+SAMPLE = ROOT / "results" / "sample"
+
+CHEAP = ("plan", "status", "fit", "plot", "report", "next", "keys")  # run; the others train
+READERS = ("fit", "plot", "report", "next")  # these need the sweep's results
+
+
+def blocks(path, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    """Every line of every sh block once, as a list of words without its comment."""
+    lines = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
+    words = [tuple(shlex.split(line, comments=True)) for line in lines]
+    return sorted({w for w in words if w})
+
+
+SCALING = [list(c[1:]) for c in commands() if c[0] == "scaling"]
+OTHER = [list(c) for c in commands() if c[0] != "scaling"]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder as after `make demo`: results of the quickstart, and the sample."""
+    matplotlib.use("Agg")
+    for name in ("sample", "quickstart"):
+        shutil.copytree(SAMPLE, tmp_path / "results" / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def composed(arguments):
+    """The plan that composes the same runs as a command that trains."""
+    kept = [a for a in arguments[1:] if a != "-m"]
+    return ["plan", *kept, "calibrate=false"]
+
+
+@pytest.mark.parametrize("arguments", SCALING, ids=" ".join)
+def test_command_runs_or_at_least_composes(arguments, workplace, capsys):
+    if any("submitit" in a for a in arguments):
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    verb, asks_only = arguments[0], "--help" in arguments or "--cfg" in arguments
+    if verb in READERS and not (workplace / "results" / arguments[1]).is_dir():
+        assert compose_fit(arguments[1], arguments[2:]).sweep == arguments[1]
+        return
+    if asks_only or verb == "keys" or verb == "status":
+        assert main(arguments) == 0
+    elif verb in READERS:
+        assert main([*arguments, "resamples=50"]) == 0  # the numbers are tested elsewhere
+    else:
+        assert main(composed(arguments)) == 0
+    assert len(capsys.readouterr().out) > 20
+
+
+@pytest.mark.parametrize("words", OTHER, ids=" ".join)
+def test_other_command_has_what_it_names(words):
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    else:
+        assert words[:2] == ["pip", "install"]
