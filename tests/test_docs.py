@@ -69,3 +69,16 @@ def test_extras_that_are_named_exist():
     declared = (ROOT / "pyproject.toml").read_text()
     named = {m for page in PAGES for m in re.findall(r"\[(\w+)\]'", page.read_text())}
     assert named and all(re.search(rf"^{extra} = \[", declared, re.MULTILINE) for extra in named)
+
+
+def test_sample_is_made_from_records_alone(tmp_path):
+    space = {"__file__": str(ROOT / "docs" / "make_sample.py"), "__name__": "make_sample"}
+    exec((ROOT / "docs" / "make_sample.py").read_text(), space)
+    source = tmp_path / "trained"
+    shutil.copytree(SAMPLE, source)
+    (source / "figures").mkdir(exist_ok=True)
+    (source / "sweep.yaml").write_text("results: /somewhere/else\nsweep: quickstart\n")
+    space["make_sample"](source, tmp_path / "sample")
+    assert not (tmp_path / "sample" / "figures").exists()
+    assert (tmp_path / "sample" / "sweep.yaml").read_text().startswith("results: results\n")
+    assert sorted(load(tmp_path / "sample").L) == sorted(load(SAMPLE).L)
