@@ -66,6 +66,7 @@ def test_every_key_can_be_swept(base):
     """A value other than the default for each key, all in one composition."""
     special = {
         "data.source": "ngram",
+        "optim.name": "adamw",
         "budget.tokens": "3M",
         "budget.flops": None,
         "budget.tokens_per_param": None,
