@@ -36,7 +36,8 @@ def run_train(arguments: Sequence[str]) -> int:
 
     name, rest = split_sweep(arguments)
     if name is not None:
-        rest = ["-m", f"sweeps={known_sweep(name)}", *rest]
+        sweeping = [] if any(a in _LOOKING for a in rest) else ["-m"]
+        rest = [*sweeping, f"sweeps={known_sweep(name)}", *rest]
     register_schema()
     flags, overrides = _split_flags(rest)
     # Hydra prints errors itself unless told not to; we say them in our words
@@ -56,6 +57,8 @@ def run_train(arguments: Sequence[str]) -> int:
     return _failed
 
 
+# Hydra's flags that show something and train nothing; they do not go with -m
+_LOOKING = ("-c", "--cfg", "-i", "--info")
 # Hydra's flags that are followed by a value
 _VALUE_FLAGS = (
     "-c",

@@ -43,7 +43,7 @@ class ModelConfig:
     """Shape and parts of the Transformer. Sizes left null are chosen from `params`."""
 
     family: str = _key("llama", "", "Name of the preset; the other keys say what it is made of.")
-    params: float | None = _key(None, "parameters", "Target size N; layers, width and ffn are chosen to hit it within 1 %.", above=0)
+    params: float | None = _key(None, "parameters", "Target size N; layers, width and ffn are chosen to hit it within 1 % (2 % below 10k).", above=0)
     params_convention: str = _key("non_embedding", "", "Which N `params`, 6ND and the hyperparameter rules mean.", choices=("non_embedding", "total"))
     layers: int | None = _key(None, "layers", "Depth; null: chosen from `params`.", least=1)
     width: int | None = _key(None, "channels", "Model width d; null: chosen from `params`.", least=1)
