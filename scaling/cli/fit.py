@@ -20,7 +20,7 @@ from typing import Any
 from scaling.cli import split_sweep
 from scaling.cli.compose import compose_fit
 from scaling.study.config import FitConfig, config_keys
-from scaling.study.errors import FitError
+from scaling.study.errors import FitError, RecordError
 from scaling.study.table import Table
 from scaling.study.units import format_flops, format_quantity, format_with_interval
 
@@ -221,4 +221,14 @@ def sweep_file(folder: Path) -> dict[str, Any]:
     import yaml
 
     path = folder / "sweep.yaml"
-    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        values = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    if not isinstance(values, dict):
+        raise RecordError(
+            f"{path}: damaged. Delete it; fit then counts as params= and flops= say, and training anew writes it again."
+        )
+    return values

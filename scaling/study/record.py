@@ -177,6 +177,8 @@ def read_record(folder: Path) -> RunRecord:
         raise RecordError(f"{path}: not there. The run never started; train it, or delete the folder.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: damaged ({error}). Delete the folder to train the run again.") from None
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}). Free it, or delete the folder to train the run again.") from None
     if not isinstance(values, dict):
         raise RecordError(f"{path}: damaged (not a mapping). Delete the folder to train the run again.")
     return RunRecord.from_dict(values, where=str(path))
@@ -184,17 +186,23 @@ def read_record(folder: Path) -> RunRecord:
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """Read the training curve; a last line cut off by a kill is left out."""
+    path = folder / "metrics.jsonl"
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}). Free it, or delete the folder to train the run again.") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise RecordError(f"{folder / 'metrics.jsonl'}: line {number} is damaged. Delete the folder to train the run again.") from None
+            row = json.loads(line)
+        except ValueError:  # not JSON, or not UTF-8
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif number < len(lines):
+            raise RecordError(f"{path}: line {number} is damaged. Delete the folder to train the run again.")
     return rows
 
 
