@@ -93,6 +93,12 @@ def _check_split(
     where = f"data.source={config.source}" + (f" ({config.path})" if config.path else "")
     if not len(pool):
         raise DataError(f"{where}: no text in it. Give files that hold text.")
+    if not len(held_out):
+        raise DataError(
+            f"{where}: each of its {len(pool)} documents has more than 16 KiB and more than an eighth of "
+            f"data.val_tokens={config.val_tokens:g}, too much to be held out. Set data.val_tokens larger, "
+            "or give text in shorter documents."
+        )
     if 2 * pool.count_bytes(held_out) > pool.bytes or not len(training):
         raise DataError(
             f"{where}: {pool.bytes:,} bytes in {len(pool)} different documents are too little to "

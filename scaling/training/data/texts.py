@@ -12,7 +12,7 @@ from scaling.study.errors import DataError
 from scaling.training.data.store import hash_texts
 
 KINDS = (".txt", ".jsonl", ".parquet")
-PIECE = 16_384  # characters; a long .txt file is cut into pieces, for documents are held out whole
+PIECE = 16_000  # bytes; a long .txt file is cut into pieces, for documents are held out whole
 
 
 def text_documents(path: str, *, text_key: str = "text", stream_bytes: float = 0) -> Iterator[str]:
@@ -82,13 +82,18 @@ def text_identity(path: str | None, size: float) -> str:
 
 
 def cut_text(text: str, piece: int = PIECE) -> Iterator[str]:
-    """Yield pieces of at most `piece` characters, cut at the last blank line, line or space."""
-    while len(text) > piece:
-        cuts = (text.rfind(mark, 1, piece) for mark in ("\n\n", "\n", " "))
-        cut = next((place for place in cuts if place > piece // 2), piece - 1) + 1
-        yield text[:cut]
-        text = text[cut:]
-    yield text
+    """Yield pieces of at most `piece` bytes, cut at the last blank line, line or space."""
+    start = 0
+    while start < len(text):
+        window = text[start : start + piece]
+        fits = len(
+            window.encode("utf-8", errors="replace")[:piece].decode("utf-8", errors="ignore")
+        )
+        if start + fits < len(text):
+            cuts = (window.rfind(mark, 1, fits) for mark in ("\n\n", "\n", " "))
+            fits = next((place for place in cuts if place > fits // 2), fits - 1) + 1
+        yield text[start : start + fits]
+        start += fits
 
 
 def _read_txt(file: Path, text_key: str) -> Iterator[str]:

@@ -1,0 +1,58 @@
+"""Faults from outside: damaged files, text that does not suit, signals, disks that are full."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scaling.cli.fit import sweep_file
+from scaling.study.config import DataConfig
+from scaling.study.errors import DataError, RecordError
+from scaling.study.record import read_metrics, read_record
+from scaling.training.data import prepare
+from scaling.training.data.texts import cut_text
+
+CHINESE = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳"
+
+
+def test_record_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(RecordError, match=r"run\.json: cannot be read \(Is a directory\)"):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"[1]", b"\xff\xfe\xb9", b"{oops", b"3"])
+def test_damaged_metrics_row_is_named_unless_it_is_the_last(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 2}\n')
+    with pytest.raises(RecordError, match=r"metrics\.jsonl: line 2 is damaged"):
+        read_metrics(tmp_path)
+    path.write_bytes(b'{"step": 1}\n' + damage)
+    assert read_metrics(tmp_path) == [{"step": 1}]
+
+
+@pytest.mark.parametrize("damage", [b"{a: [", b"\xff\xfe\xb9", b"- a\n"])
+def test_damaged_sweep_copy_is_named(tmp_path, damage):
+    (tmp_path / "sweep.yaml").write_bytes(damage)
+    with pytest.raises(RecordError, match=r"sweep\.yaml: damaged\. Delete it"):
+        sweep_file(tmp_path)
+
+
+def test_long_chinese_text_is_cut_by_bytes_so_that_pieces_can_be_held_out(tmp_path):
+    order = np.random.default_rng(0).integers(len(CHINESE), size=60_000)
+    text = "".join(CHINESE[i] for i in order)
+    pieces = list(cut_text(text, piece=1000))
+    assert "".join(pieces) == text
+    assert max(len(p.encode()) for p in pieces) == 999  # 333 characters of three bytes
+    path = tmp_path / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    config = DataConfig(source="text", path=str(path), val_tokens=2048, cache=str(tmp_path / "c"))
+    assert len(prepare(config, context=32).train) > 100_000
+
+
+def test_documents_too_long_to_be_held_out_are_answered(tmp_path):
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(f'{{"text": "{c * 20_000}"}}\n' for c in "abcdef"))
+    config = DataConfig(source="text", path=str(path), val_tokens=2048, cache=str(tmp_path / "c"))
+    with pytest.raises(DataError, match="each of its 6 documents has more than 16 KiB"):
+        prepare(config, context=32)
