@@ -109,6 +109,7 @@ class _Watch:
         self.work = {i: p.flops_counted for i, p in self.plans.items()}
         self.started = time.time()
         self.finished: set[str] = set()
+        self.share_before = self._share(self._records())
 
     def loop(self) -> None:
         if not self.console.is_terminal:
@@ -131,13 +132,10 @@ class _Watch:
             while True:
                 stopping = self.stop.wait(POLL_SECONDS)
                 records = self._records()
-                for record in self._newly_ended(records):
-                    progress.console.print(
-                        _line(record, len(self.finished) + self.before, self.total), highlight=False
-                    )
+                for line in self._news(records):
+                    progress.console.print(line, highlight=False)
                 share = self._share(records)
-                elapsed = time.time() - self.started
-                left = elapsed * (1 - share) / share if share > 0.02 else None
+                left = seconds_left(time.time() - self.started, before=self.share_before, now=share)
                 running = sum(r.status == "running" for r in records.values())
                 progress.update(
                     task, completed=share * sum(self.work.values()),
@@ -148,12 +146,8 @@ class _Watch:
                     return
 
     def _log(self) -> None:
-        for record in self._newly_ended(self._records()):
-            print(
-                _line(record, len(self.finished) + self.before, self.total),
-                file=sys.stderr,
-                flush=True,
-            )
+        for line in self._news(self._records()):
+            print(line, file=sys.stderr, flush=True)
 
     def _records(self) -> dict[str, RunRecord]:
         records = {}
@@ -164,21 +158,39 @@ class _Watch:
                 continue  # not started yet
         return records
 
-    def _newly_ended(self, records: dict[str, RunRecord]) -> list[RunRecord]:
+    def _news(self, records: dict[str, RunRecord]) -> list[str]:
+        """Return a line for each run that ended since the last look, numbered one by one."""
         # a record that had failed before this launch is not an end of this launch
         ended = [
             r
-            for i, r in records.items()
-            if i not in self.finished and _ended_since(r, self.started)
+            for r in records.values()
+            if r.run_id not in self.finished and _ended_since(r, self.started)
         ]
-        self.finished.update(r.run_id for r in ended)
-        return ended
+        lines = []
+        for record in sorted(ended, key=lambda r: r.finished_at or ""):
+            self.finished.add(record.run_id)
+            lines.append(_line(record, len(self.finished) + self.before, self.total))
+        return lines
 
     def _share(self, records: dict[str, RunRecord]) -> float:
-        """Share of the compute that is done, by steps of each run."""
+        """Share of the compute that is done, by steps of each run; of a run that ended early, all."""
         total = sum(self.work.values()) or 1.0
-        shares = ((r.steps or 0) / max(1, r.steps_planned or 1) for r in records.values())
-        return sum(self.work[i] * s for i, s in zip(records, shares, strict=True)) / total
+        shares = {
+            i: 1.0 if i in self.finished else (r.steps or 0) / max(1, r.steps_planned or 1)
+            for i, r in records.items()
+        }
+        return sum(self.work[i] * s for i, s in shares.items()) / total
+
+
+def seconds_left(elapsed: float, *, before: float, now: float) -> float | None:
+    """Estimate the time left from the share done in this launch; None while it is too early.
+
+    Args:
+        elapsed: seconds since the launch.
+        before: share that interrupted runs brought with them; now: share that is done.
+    """
+    gained = now - before
+    return elapsed * (1 - now) / gained if gained > 0.02 else None
 
 
 def _ended_since(record: RunRecord, start: float) -> bool:

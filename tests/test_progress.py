@@ -1,0 +1,49 @@
+"""Progress of a sweep: what it counts and what it says about the time left."""
+
+import pytest
+
+from scaling.cli.progress import seconds_left, sweep_progress
+from scaling.study.config import RunConfig
+from scaling.study.plan import make_plan
+from scaling.study.record import RunRecord, write_record
+from scaling.training.logbook import utc_now
+
+
+def plans(folder):
+    return [
+        make_plan(RunConfig.from_dict({"model": {"params": "10k"}, "budget": {"tokens": "1M"}, "seed": seed, "results": str(folder)}))
+        for seed in range(3)
+    ]  # fmt: skip
+
+
+def end(plan, status="done", finished_at=None):
+    values = {"val_loss": 2.5, "seconds": 1.0, "tokens_per_second": 1e4} if status == "done" else {}
+    write_record(
+        plan.folder,
+        RunRecord(plan.run_id, status, finished_at=finished_at or utc_now(), steps=1, steps_planned=plan.steps, **values),
+    )  # fmt: skip
+
+
+def test_runs_that_end_between_two_looks_are_numbered_one_by_one(tmp_path, capsys):
+    one, two, _ = started = plans(tmp_path)
+    with sweep_progress(started, done=4):
+        end(one)
+        end(two, "diverged")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == ["5/7", "6/7"]
+    assert sum("diverged" in line for line in lines) == 1
+
+
+def test_run_that_had_failed_before_is_no_news(tmp_path, capsys):
+    started = plans(tmp_path)
+    end(started[0], "failed", "2020-01-01T00:00:00+00:00")
+    with sweep_progress(started, done=0):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("before", "now", "left"), [(0.0, 0.25, 30.0), (0.5, 0.6, 40.0), (0.5, 0.51, None), (0.0, 1.0, 0.0)])  # fmt: skip
+def test_time_left_rests_on_what_this_launch_did(before, now, left):
+    assert seconds_left(10.0, before=before, now=now) == (
+        None if left is None else pytest.approx(left)
+    )
