@@ -6,6 +6,7 @@ config group and clash with keys of the same name.
 
 from __future__ import annotations
 
+import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
@@ -24,7 +25,12 @@ class SweepsSource(FileConfigSource):
         inside = self._inside(config_path)
         if inside is None:
             raise ConfigLoadError(f"Config not found : {config_path}")
-        return super().load_config(inside)
+        try:
+            return super().load_config(inside)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigLoadError(
+                f"{self.path}/{inside}.yaml: not readable as YAML ({error}). Correct the file."
+            ) from None
 
     def available(self) -> bool:
         return super().is_group("")

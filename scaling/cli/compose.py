@@ -47,6 +47,14 @@ class Design:
     @classmethod
     def from_config(cls, cfg: DictConfig) -> Design:
         """Check and read the `design` node."""
+        if isinstance(cfg.get("sweeps"), DictConfig):
+            raise ConfigError(
+                "sweep file: its first line must be `# @package _global_`, or its keys have no effect. Add it."
+            )
+        if not isinstance(cfg.get("design") or cfg, DictConfig):
+            raise ConfigError(
+                f"design: expected keys below it ({', '.join(DESIGN_KEYS)}); got {cfg.design!r}."
+            )
         values = to_mapping(cfg.design) if cfg.get("design") else {}
         for name in values:
             if name not in DESIGN_KEYS:
@@ -74,11 +82,12 @@ _GROUPS = ("model", "data", "tracker")  # config groups that a design may sweep
 
 
 def _swept_keys(design: dict[str, Any]) -> list[str]:
-    if not isinstance(design.get("grid", {}), dict) or not isinstance(
-        design.get("points", []), list
-    ):
+    points = design.get("points", [])
+    mappings = [design.get("grid", {}), design.get("verify", {})]
+    mappings += points if isinstance(points, list) else [points]
+    if not all(isinstance(m, dict) for m in mappings):
         raise ConfigError(
-            "design: grid is a mapping of key: [values], points a list of {key: value}."
+            "design: grid is a mapping of key: [values], points a list of {key: value}, verify one {key: value}."
         )
     for key, values in design.get("grid", {}).items():
         if not isinstance(values, list) or not values:

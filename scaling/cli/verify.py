@@ -98,8 +98,10 @@ def _stated(path: Path, analysis: Analysis) -> dict[str, Any] | None:
         forecast = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError:
-        raise ScalingError(f"{path}: damaged. Delete it to state the prediction again.") from None
+    except ValueError:  # not JSON, or not UTF-8
+        forecast = None
+    if not isinstance(forecast, dict) or "data_hash" not in forecast:
+        raise ScalingError(f"{path}: damaged. Delete it to state the prediction again.")
     if forecast["data_hash"] != data_hash(analysis):
         print(
             f"{path}: made from other runs or other conventions than are there now; stating it again.",
