@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
+from small_run import small_plan
 
+from scaling.analysis.fitting import fit
+from scaling.analysis.runs import load
+from scaling.cli import main
 from scaling.cli.fit import sweep_file
 from scaling.study.config import DataConfig
-from scaling.study.errors import DataError, RecordError
+from scaling.study.errors import DataError, FitError, RecordError
 from scaling.study.record import read_metrics, read_record
 from scaling.training.data import prepare
 from scaling.training.data.texts import cut_text
+from scaling.training.trainer import train
 
 CHINESE = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳"
 
@@ -56,3 +63,39 @@ def test_documents_too_long_to_be_held_out_are_answered(tmp_path):
     config = DataConfig(source="text", path=str(path), val_tokens=2048, cache=str(tmp_path / "c"))
     with pytest.raises(DataError, match="each of its 6 documents has more than 16 KiB"):
         prepare(config, context=32)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"# @package _global_\ndesign: {grid: [1,2}\n", "not readable as YAML"),
+        (b"# @package _global_\n\xff\xfe", "not readable as YAML"),
+        (b"design: {grid: {seed: [1]}}\n", "its first line must be `# @package _global_`"),
+        (b"# @package _global_\ndesign: 3\n", "design: expected keys below it"),
+        (b"# @package _global_\ndesign: {verify: 3}\n", "verify one {key: value}"),
+        (b"# @package _global_\ndesign: {points: [3]}\n", "points a list of {key: value}"),
+    ],
+)
+def test_broken_sweep_file_is_answered_in_one_line(text, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_bytes(text)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "mine"]) == 1
+    answer = capsys.readouterr().err
+    assert message in answer and len(answer.splitlines()) == 1
+
+
+def test_sweep_whose_runs_all_diverged_has_nothing_to_fit(tmp_path):
+    for seed in (0, 1):
+        train(small_plan(tmp_path, **{"optim.lr": 1e6, "seed": seed}))
+    with pytest.raises(FitError, match=r"none of 2 runs is done with role fit \(2 diverged\)"):
+        fit(load(tmp_path / "results"))
+
+
+def test_broken_wandb_is_noted_and_the_run_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "wandb.py").write_text('raise RuntimeError("half installed")')
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plan = small_plan(tmp_path, **{"tracker.name": "wandb"})
+    assert train(plan).status == "done"
+    assert "wandb cannot be imported (half installed)" in (plan.folder / "notes.log").read_text()

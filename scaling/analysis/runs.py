@@ -219,6 +219,8 @@ class Runs:
                 )
         for name, column in [("loss", self.loss), *(("params", c) for c in PARAMS[self.params]),
                              *(("flops", c) for c in FLOPS[self.flops]), ("tokens", "tokens")]:  # fmt: skip
+            if name == "loss" and not (self.table["status"] == "done").any():
+                continue  # nothing has a loss yet; `fit_rows` says so
             if column not in self.table or self.table[column].isna().all():
                 have = ", ".join(map(str, self.table.columns[self.table.notna().any()][:30]))
                 raise FitError(

@@ -56,6 +56,11 @@ def open_tracker(
             "tracker: wandb is not installed; the run goes on without it. pip install wandb, or tracker.name=none"
         )
         return None
+    except Exception as error:  # a broken installation raises anything; none may stop a run
+        note(
+            f"tracker: wandb cannot be imported ({_first_line(error)}); the run goes on without it"
+        )
+        return None
     if tracker.mode == "online" and not _has_key(wandb):
         note(
             "tracker: wandb has no API key, the run goes on without it. Run `wandb login`, or set tracker.mode=offline"
