@@ -319,6 +319,14 @@ def test_good_design_has_no_warning():
     assert fit(simulate("chinchilla", TINY, n, d, noise=0.002)).warnings == ()
 
 
+def test_runs_on_different_texts_are_warned_about():
+    runs = tiny(noise=0.002)
+    for texts, warned in ((["a"], False), (["a", "b"], True)):
+        table = runs.table.assign(data_hash=np.resize(texts, len(runs.table)))
+        f = fit(dataclasses.replace(runs, table=table), intervals="none", starts=2)
+        assert any("2 different texts" in w for w in f.warnings) == warned
+
+
 @pytest.mark.parametrize(
     ("n", "d", "law", "params", "word"),
     [

@@ -110,6 +110,32 @@ def test_kill_before_the_first_checkpoint_starts_again(tmp_path, undisturbed):
     assert numbers(plan.folder) == rows and record.resumes == 0
 
 
+def test_run_whose_text_has_changed_starts_again(tmp_path):
+    text = tmp_path / "text.txt"
+    changes = {
+        "data.source": "text",
+        "data.path": str(text),
+        "data.vocab": 256,
+        "train.checkpoint_seconds": 1e-6,
+    }
+
+    def stop(progress):
+        if progress["step"] >= 20:
+            raise KeyboardInterrupt
+
+    for words in ("once upon a time ", "and then there was "):
+        text.write_text("\n\n".join(f"{words * 40}{i}" for i in range(300)))
+        plan = small_plan(tmp_path, **changes)
+        if words.startswith("once"):
+            with pytest.raises(KeyboardInterrupt):
+                train(plan, on_progress=stop)
+            assert list_checkpoints(plan.folder)
+    record = train(plan)
+    assert (record.status, record.resumes, record.steps) == ("done", 0, STEPS)
+    assert "belongs to run" in (plan.folder / "notes.log").read_text()
+    assert len([row for row in read_metrics(plan.folder) if "train_loss" in row]) == 20
+
+
 def test_two_processes_on_one_run_do_not_mix(tmp_path, undisturbed):
     _, rows = undisturbed
     plan = small_plan(tmp_path)

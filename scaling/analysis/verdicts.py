@@ -12,8 +12,20 @@ if TYPE_CHECKING:
 
 def judge(fit: Fit) -> list[str]:
     """Return the warnings of a fit, the gravest first; none means that no check failed."""
-    checks = (_converged, _basins, _floor, _bounds, _design, _few_runs, _precision)
+    checks = (_same_text, _converged, _basins, _floor, _bounds, _design, _few_runs, _precision)
     return [sentence for check in checks for sentence in check(fit)]
+
+
+def _same_text(fit: Fit) -> list[str]:
+    """A plan names its text, which may change between runs: other files, another Python's library."""
+    rows = fit.runs.fit_rows
+    texts = rows["data_hash"].dropna().nunique() if "data_hash" in rows else 0
+    if texts < 2:
+        return []
+    return [
+        f"The runs saw {texts} different texts (column data_hash); their losses can be compared only if the held-out "
+        "tokens are the same. Fit the runs of one text, or delete the others and train the sweep again."
+    ]
 
 
 def _converged(fit: Fit) -> list[str]:

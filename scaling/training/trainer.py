@@ -92,7 +92,7 @@ def _train(plan: RunPlan, book: Logbook, claim: Claim) -> RunRecord:
     # 2. model and optimiser, new or from the last whole checkpoint
     run = Run(plan, engine, data, book)
     progress, problems = load_checkpoint(
-        plan.folder, run.learner.model, run.learner.optimizer, run_hash=plan.hash
+        plan.folder, run.learner.model, run.learner.optimizer, run_hash=run.identity
     )
     for problem in problems:
         book.note(problem)
@@ -156,7 +156,15 @@ class Run:
         self.schedule = Schedule.from_plan(plan)
         self.loss_sum = torch.zeros((), dtype=torch.float32, device=engine.device)
         self.diverged: str | None = None
-        self.restore(Progress(run_hash=plan.hash))
+        self.restore(Progress(run_hash=self.identity))
+
+    @property
+    def identity(self) -> str:
+        """What a checkpoint must belong to: the run, and the very tokens it was trained on.
+
+        A plan names its text, but the text may change: other files, another Python's library.
+        """
+        return f"{self.plan.hash}-{self.data.data_hash}"
 
     def restore(self, progress: Progress) -> None:
         """Take up the counters of a checkpoint."""
@@ -238,7 +246,7 @@ class Run:
         """Write a checkpoint."""
         self._lap(training=True)
         progress = Progress(
-            run_hash=self.plan.hash, step=self.step, loss_sum=self.loss_sum.item(), loss_count=self.loss_count,
+            run_hash=self.identity, step=self.step, loss_sum=self.loss_sum.item(), loss_count=self.loss_count,
             seconds=self.seconds, train_seconds=self.train_seconds, row_seconds=self.row_seconds,
         )  # fmt: skip
         if self.learner.is_finite():  # else the next row ends the run
