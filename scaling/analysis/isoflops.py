@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from scaling.analysis import uncertainty
 from scaling.analysis.laws import Cost
+from scaling.analysis.parabola import Parabola, Skipped, draw_vertices, fit_parabola
 from scaling.analysis.prediction import fit_cost
 from scaling.analysis.runs import Runs, as_runs
 from scaling.study.errors import FitError
@@ -36,15 +37,6 @@ class Exponent:
     def __repr__(self) -> str:
         number, span = format_with_interval(self.value, self.lo, self.hi)
         return f"{number} {span}".strip()
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A budget left out: its compute, how many runs it has, and why."""
-
-    C: float
-    points: int
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,10 +165,10 @@ def fit_isoflops(
             f"min_points: a parabola needs 3 points, and 4 to see its scatter; got {min_points}."
         )
     points = _group(runs)
-    curves: list[dict[str, Any]] = []
+    curves: list[Parabola] = []
     skipped: list[Skipped] = []
     for _, group in points.groupby("budget"):
-        curve = _fit_curve(group, min_points)
+        curve = fit_parabola(group, min_points)
         if isinstance(curve, Skipped):
             skipped.append(curve)
         else:
@@ -186,36 +178,21 @@ def fit_isoflops(
         raise FitError(
             f"isoflops: no budget brackets a minimum ({reasons}). Train {min_points} or more sizes per budget, on both sides of the best."
         )
-    cost, rng = fit_cost(runs), np.random.default_rng(seed)
-    _share_scatter(curves)
-    drawn = [_draw_vertex(c, rng) for c in curves]
-    used = {c["budget"] for c in curves}
-    points["used"] = points["budget"].isin(used)
-    budgets = pd.DataFrame([_row(c, d, cost, level) for c, d in zip(curves, drawn, strict=True)])
-    a, b, draws = _exponents(budgets, np.array([d["x"] for d in drawn]), cost, level, weighted)
-    parabolas = pd.DataFrame(
-        [
-            {k: c[k] for k in ("budget", "C", "c0", "c1", "c2", "center", "N_min", "N_max")}
-            for c in curves
-        ]
+    cost = fit_cost(runs)
+    vertices, depths = draw_vertices(curves, RESAMPLES, np.random.default_rng(seed))
+    points["used"] = points["budget"].isin([c.budget for c in curves])
+    budgets = pd.DataFrame(
+        [_row(c, v, d, cost, level) for c, v, d in zip(curves, vertices, depths, strict=True)]
     )
+    a, b, draws = _exponents(budgets, vertices, cost, level, weighted)
     return IsoFlops(
-        runs,
-        budgets,
-        points,
-        parabolas,
-        a,
-        b,
-        draws,
-        tuple(skipped),
-        tuple(_warn(curves, skipped, budgets)),
-        level,
-        cost,
-    )
+        runs, budgets, points, pd.DataFrame([_coefficients(c) for c in curves]), a, b, draws,
+        tuple(skipped), tuple(_warn(curves, skipped, budgets)), level, cost,
+    )  # fmt: skip
 
 
 def _group(runs: Runs) -> pd.DataFrame:
-    """Return the runs with a budget number: sorted by C, a gap of more than 5 % starts a new one."""
+    """Return the runs with a budget number: sorted by C, within 5 % of the smallest is one budget."""
     rows = (
         runs.fit_rows[["run_id", "N", "D", "C", "L"]]
         .rename(columns={"L": "loss"})
@@ -229,92 +206,31 @@ def _group(runs: Runs) -> pd.DataFrame:
     return rows.assign(budget=numbers)
 
 
-def _fit_curve(group: pd.DataFrame, min_points: int) -> dict[str, Any] | Skipped:
-    """Fit one parabola, or say why there is no minimum to read off."""
-    C = float(np.exp(np.log(group["C"]).mean()))
-    x, loss = np.log(group["N"].to_numpy()), group["loss"].to_numpy()
-    sizes = len(np.unique(np.round(x, 3)))
-    if sizes < min_points:
-        return Skipped(
-            C,
-            len(group),
-            f"{sizes} different sizes, fewer than {min_points}; add sizes at this budget.",
-        )
-    center = float(x.mean())
-    design = np.vander(x - center, 3, increasing=True)
-    (c0, c1, c2), *_ = np.linalg.lstsq(design, loss, rcond=None)
-    if c2 <= 0:
-        return Skipped(
-            C, len(group), "the parabola opens downward; widen the sizes, or repeat noisy runs."
-        )
-    vertex = center - c1 / (2 * c2)
-    if not x.min() < vertex < x.max():
-        side = "small" if vertex >= x.max() else "large"
-        return Skipped(
-            C,
-            len(group),
-            f"the minimum lies at the edge or outside: all sizes are too {side}; add {'larger' if side == 'small' else 'smaller'} ones.",
-        )
-    residual = loss - design @ (c0, c1, c2)
-    return {
-        "budget": int(group["budget"].iloc[0]), "C": C, "x": x, "loss": loss, "design": design, "center": center,
-        "c0": c0, "c1": c1, "c2": c2, "vertex": vertex, "N_min": float(np.exp(x.min())), "N_max": float(np.exp(x.max())),
-        "rss": float(residual @ residual), "freedom": len(x) - 3, "edge": int(np.argmin(loss)) in (int(np.argmin(x)), int(np.argmax(x))),
-    }  # fmt: skip
-
-
-def _share_scatter(curves: list[dict[str, Any]]) -> None:
-    """Pool the scatter over budgets: one curve of 5 points has 2 degrees of freedom, ten have 20."""
-    freedom = sum(c["freedom"] for c in curves)
-    pooled = np.sqrt(sum(c["rss"] for c in curves) / freedom) if freedom else np.nan
-    for c in curves:
-        c["scatter"], c["pooled_freedom"] = pooled, freedom
-
-
-def _draw_vertex(curve: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Draw vertex and depth from the parabola's coefficient distribution (t, pooled scatter)."""
-    coefficients = np.array([curve["c0"], curve["c1"], curve["c2"]])
-    if not np.isfinite(curve["scatter"]):
-        return {"x": np.full(RESAMPLES, np.nan), "loss": np.full(RESAMPLES, np.nan)}
-    covariance = curve["scatter"] ** 2 * np.linalg.inv(curve["design"].T @ curve["design"])
-    noise = rng.multivariate_normal(np.zeros(3), covariance, size=RESAMPLES, method="eigh")
-    stretch = np.sqrt(curve["pooled_freedom"] / rng.chisquare(curve["pooled_freedom"], RESAMPLES))
-    c0, c1, c2 = (coefficients + noise * stretch[:, None]).T
-    c2 = np.maximum(
-        c2, 0.05 * curve["c2"]
-    )  # a draw without curvature has no vertex; it counts as far out
-    x = np.clip(-c1 / (2 * c2), -10, 10)
-    return {"x": x + curve["center"], "loss": c0 - c1**2 / (4 * c2)}
+def _coefficients(curve: Parabola) -> dict[str, Any]:
+    row = {k: getattr(curve, k) for k in ("budget", "C", "c0", "c1", "c2", "center")}
+    return row | dict(zip(("N_min", "N_max"), curve.range, strict=True))
 
 
 def _row(
-    curve: dict[str, Any], drawn: dict[str, np.ndarray], cost: Cost, level: float
+    curve: Parabola, vertices: np.ndarray, depths: np.ndarray, cost: Cost, level: float
 ) -> dict[str, Any]:
-    N, C = float(np.exp(curve["vertex"])), curve["C"]
-    N_lo, N_hi = (
-        (float(np.exp(v)) for v in uncertainty.interval(drawn["x"], level))
-        if np.isfinite(drawn["x"]).any()
-        else (np.nan, np.nan)
-    )
-    loss_lo, loss_hi = (
-        map(float, uncertainty.interval(drawn["loss"], level))
-        if np.isfinite(drawn["loss"]).any()
-        else (np.nan, np.nan)
-    )
+    N, C = float(np.exp(curve.log_vertex)), curve.C
+    known = vertices[np.isfinite(vertices)], depths[np.isfinite(depths)]
+    N_lo, N_hi = (float(np.exp(v)) for v in uncertainty.interval(known[0], level))
+    loss_lo, loss_hi = map(float, uncertainty.interval(known[1], level))
     D = float(cost.tokens(C, N))
     return {
-        "budget": curve["budget"], "C": C, "N": N, "N_lo": N_lo, "N_hi": N_hi,
+        "budget": curve.budget, "C": C, "N": N, "N_lo": N_lo, "N_hi": N_hi,
         "D": D, "D_lo": float(cost.tokens(C, N_hi)), "D_hi": float(cost.tokens(C, N_lo)),
-        "tokens_per_param": D / N, "loss": curve["c0"] - curve["c1"] ** 2 / (4 * curve["c2"]),
-        "loss_lo": loss_lo, "loss_hi": loss_hi, "points": len(curve["x"]),
-        "status": "best run at the edge" if curve["edge"] else "ok",
+        "tokens_per_param": D / N, "loss": curve.depth, "loss_lo": loss_lo, "loss_hi": loss_hi,
+        "points": len(curve.x), "status": "best run at the edge" if curve.edge else "ok",
     }  # fmt: skip
 
 
 def _exponents(
     budgets: pd.DataFrame, vertex_draws: np.ndarray, cost: Cost, level: float, weighted: bool
 ) -> tuple[Exponent | None, Exponent | None, dict[str, np.ndarray]]:
-    """Regress ln N* on ln C; draws carry each minimum's uncertainty and the scatter of the line."""
+    """Regress ln N* on ln C; draws carry the uncertainty of the minima, not a bend of the line."""
     if len(budgets) < 2:
         return None, None, {}
     log_c, log_n = np.log(budgets["C"].to_numpy()), np.log(budgets["N"].to_numpy())
@@ -336,16 +252,18 @@ def _exponents(
     return a, b, {"slope": slopes, "intercept": intercepts}
 
 
-def _warn(curves: list[dict[str, Any]], skipped: list[Skipped], budgets: pd.DataFrame) -> list[str]:
+def _warn(
+    curves: Sequence[Parabola], skipped: Sequence[Skipped], budgets: pd.DataFrame
+) -> list[str]:
     warnings = []
     if len(curves) < 3:
         warnings.append(
             f"{len(curves)} budget{'s' * (len(curves) > 1)} with a minimum: the exponent cannot be checked. Add budgets; 4 or more is good."
         )
     for c in curves:
-        if c["edge"]:
+        if c.edge:
             warnings.append(
-                f"At {format_flops(c['C'])} the best run is the smallest or largest size; the minimum rests on the parabola. Add sizes beyond it."
+                f"At {format_flops(c.C)} the best run is the smallest or largest size; the minimum rests on the parabola. Add sizes beyond it."
             )
     wide = budgets[budgets["N_hi"] / budgets["N_lo"] > 10]
     if len(wide):
