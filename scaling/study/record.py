@@ -218,6 +218,8 @@ def write_atomic(path: Path, text: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk does not say which file it refused
         Path(name).unlink(missing_ok=True)
         raise

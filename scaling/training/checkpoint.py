@@ -155,7 +155,10 @@ def _write(path: Path, tensors: dict[str, Tensor], values: dict) -> None:
         save_file(tensors, part, metadata={"progress": text, "sha256": _digest(tensors, text)})
         with open(part, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(part, 0o644)  # as all else in the folder; safetensors makes it the user's alone
         os.replace(part, path)
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(None, str(error), str(path)) from None
     finally:
         part.unlink(missing_ok=True)
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
     check_writable(plan.folder)
 
     # 2. one process per run; another may have finished it meanwhile
-    with Claim(plan.folder) as claim:
+    with _explained(plan.folder), Claim(plan.folder) as claim:
         record = finished_record(plan.folder)
         if record is not None:
             return record
@@ -80,6 +81,18 @@ def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
             with contextlib.suppress(OSError):  # on a full disk even this may fail
                 book.end("failed", f"{type(error).__name__}: {error}")
             raise
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Say of a full disk or a lost share which run it stopped and how that goes on."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainError(
+            f"{folder}: stopped by the file system ({error.strerror or error}). Free some space or repair it; "
+            "started again, the run goes on from its last checkpoint."
+        ) from error
 
 
 def _train(plan: RunPlan, book: Logbook, claim: Claim) -> RunRecord:
