@@ -6,15 +6,16 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from small_run import small_plan
 
 from scaling.analysis.fitting import fit
 from scaling.analysis.runs import load
-from scaling.cli import main
+from scaling.cli import main, quote_text
 from scaling.cli.fit import sweep_file
 from scaling.study.config import DataConfig
-from scaling.study.errors import DataError, FitError, RecordError
-from scaling.study.record import read_metrics, read_record
+from scaling.study.errors import DataError, FitError, RecordError, TrainError
+from scaling.study.record import read_metrics, read_record, write_atomic
 from scaling.training.data import prepare
 from scaling.training.data.texts import cut_text
 from scaling.training.trainer import train
@@ -99,3 +100,51 @@ def test_broken_wandb_is_noted_and_the_run_goes_on(tmp_path, monkeypatch):
     plan = small_plan(tmp_path, **{"tracker.name": "wandb"})
     assert train(plan).status == "done"
     assert "wandb cannot be imported (half installed)" in (plan.folder / "notes.log").read_text()
+
+
+def test_refused_run_is_answered_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "model.params=3k", "budget.tokens=-5"]) == 1
+    assert capsys.readouterr().err == (
+        "scaling train: budget.tokens: must be above 0 tokens; got -5.\n"
+    )
+    assert main(["train", "=3"]) == 1
+    assert "no key before the =" in capsys.readouterr().err
+
+
+def test_names_in_other_scripts_need_no_quotes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCALING_CACHE", str(tmp_path / "cache"))
+    run = ["model.params=3k", "budget.tokens=4k", "data=text", "data.tokenizer=bytes"]
+    assert main(["train", *run, "data.vocab=256", "data.path=没有.txt"]) == 1
+    assert "data.path='没有.txt': no such file" in capsys.readouterr().err
+    assert quote_text("data.path=一.txt,b.txt") == "data.path='一.txt',b.txt"
+    assert quote_text("data.path='一'") == "data.path='一'"
+
+
+def test_disk_that_fills_up_during_a_run_is_named_and_the_run_goes_on_later(tmp_path, monkeypatch):
+    whole = train(small_plan(tmp_path / "whole"))
+    plan = small_plan(tmp_path, **{"train.checkpoint_seconds": 1e-6})
+
+    def full(*_args, **_keywords):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+
+        def fill_up(progress):
+            if progress["step"] >= 30:
+                patch.setattr("scaling.training.checkpoint.save_file", full)
+
+        with pytest.raises(TrainError, match=r"stopped by the file system \(I/O error: No space"):
+            train(plan, on_progress=fill_up)
+    assert read_record(plan.folder).status == "failed"
+    record = train(plan)
+    assert record.resumes == 1 and record.val_loss == whole.val_loss
+
+
+def test_write_that_fails_names_its_file(tmp_path):
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(OSError) as caught:
+        write_atomic(tmp_path / "run.json", "{}")
+    assert caught.value.filename == str(tmp_path / "run.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]

@@ -98,7 +98,7 @@ def make_problem(
                 f"fixed: {name}={value!r} cannot be held; {law.name} has {', '.join(law.names)}, held at a finite number."
             )
     free = tuple(p for p in law.params if p.name not in fixed)
-    if len(runs) < max(len(free), 1) or not free:
+    if len(runs.fit_rows) < max(len(free), 1) or not free:
         raise FitError(
             f"fit: {len(runs)} runs cannot determine the {len(free)} free parameters of {law.name}. "
             f"Train at least {len(free) + 1} runs, hold some (fixed=...), or choose a smaller law."

@@ -83,6 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a folder that may not be read
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"scaling {verb}: {where}{error.strerror or error}. Free space or set results= to another folder; "
+            "what is finished is kept, and the same command goes on.",
+            file=sys.stderr,
+        )
+        return 1
 
 
 def sweep_names() -> list[str]:
@@ -100,11 +108,27 @@ def split_sweep(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
     Returns:
         The sweep's name or None, and the remaining arguments.
+
+    Raises:
+        ConfigError: a value without its key.
     """
-    arguments = list(arguments)
+    from scaling.study.errors import ConfigError
+
+    arguments = [quote_text(a) for a in arguments]
+    keyless = [a for a in arguments if a.startswith("=")]
+    if keyless:
+        raise ConfigError(f"{keyless[0]!r}: no key before the =. Write key=value.")
     if arguments and not arguments[0].startswith("-") and "=" not in arguments[0]:
         return arguments[0], arguments[1:]
     return None, arguments
+
+
+def quote_text(argument: str) -> str:
+    """Quote values in other scripts (`data.path=中文.txt`), which Hydra's grammar wants quoted."""
+    key, equals, value = argument.partition("=")
+    if not equals or value.isascii() or any(mark in value for mark in "'\"[]{}()$\\"):
+        return argument
+    return f"{key}=" + ",".join(v if v.isascii() else f"'{v}'" for v in value.split(","))
 
 
 def known_sweep(name: str) -> str:

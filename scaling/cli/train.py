@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import explain, register_schema, search_path_override, to_run_config
 from scaling.cli.progress import run_progress
+from scaling.study.errors import ScalingError
 from scaling.study.paths import data_dir
 from scaling.study.plan import make_plan
 from scaling.study.record import RunRecord
@@ -39,6 +40,7 @@ def run_train(arguments: Sequence[str]) -> int:
         sweeping = [] if any(a in _LOOKING for a in rest) else ["-m"]
         rest = [*sweeping, f"sweeps={known_sweep(name)}", *rest]
     register_schema()
+    set_failed(0)
     flags, overrides = _split_flags(rest)
     # Hydra prints errors itself unless told not to; we say them in our words
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -54,6 +56,8 @@ def run_train(arguments: Sequence[str]) -> int:
         raise explain(error) from None
     finally:
         sys.argv = argv
+    if _refused:
+        raise _refused.pop()
     return _failed
 
 
@@ -101,12 +105,26 @@ def train_task(cfg: DictConfig) -> dict[str, Any]:
     """Train the run that a composed configuration stands for; this is what launchers execute."""
     from hydra.core.hydra_config import HydraConfig
 
-    plan = make_plan(to_run_config(cfg))
     alone = not HydraConfig.initialized() or str(HydraConfig.get().mode) == "RunMode.RUN"
+    if alone:
+        try:
+            return _train_alone(cfg)
+        except (ScalingError, OSError) as error:
+            _refused.append(error)  # raised by run_train; Hydra would add a line of its own
+            return {}
     from scaling.training.trainer import train
 
-    if not alone:
-        return train(plan).to_dict()
+    return train(make_plan(to_run_config(cfg))).to_dict()
+
+
+_refused: list[Exception] = []  # why the only run of this command was not trained
+
+
+def _train_alone(cfg: DictConfig) -> dict[str, Any]:
+    """Train one run with a progress line, and say what came out."""
+    from scaling.training.trainer import train
+
+    plan = make_plan(to_run_config(cfg))
     with run_progress(plan) as on_progress:
         record = train(plan, on_progress=on_progress)
     print(describe_run(record, str(plan.folder)))
