@@ -61,7 +61,7 @@ def frontier(
         _draw_law(ax, data["law"], _legend_text("law", fit, quantity))
         _draw_power_law(ax, data["isoflop_line"], _legend_text("IsoFLOP minima", iso, quantity))
         _draw_stars(ax, data["isoflop"], quantity, bool(len(data["isoflop_line"])))
-        _draw_verification(ax, data["verification"])
+        style.mark_held_out(ax, data["verification"]["C"], data["verification"]["value"])
         style.set_log_axis(ax.xaxis, "C")
         if quantity != "loss" or _ratio(data) > 2:
             style.set_log_axis(ax.yaxis, quantity)
@@ -192,11 +192,10 @@ def _parts(line: pd.DataFrame) -> list[tuple[pd.DataFrame, Any, float]]:
     """Split a frontier into inside the data (solid) and beyond on either side (dashed)."""
     known = line[line["inside"]]
     first, last = known["C"].min(), known["C"].max()
-    dashed = (0, (4, 2.5))
     parts: list[tuple[pd.DataFrame, Any, float]] = [
-        (line[line["C"] <= first], dashed, 0.1),
+        (line[line["C"] <= first], style.BEYOND, 0.1),
         (known, "-", 0.22),
-        (line[line["C"] >= last], dashed, 0.1),
+        (line[line["C"] >= last], style.BEYOND, 0.1),
     ]
     return [p for p in parts if len(p[0]) > 1]
 
@@ -218,22 +217,6 @@ def _draw_stars(ax: Axes, stars: pd.DataFrame, quantity: str, labelled: bool) ->
     )
     ax.plot(stars["C"], stars["value"], "*", ms=7 if len(stars) > MANY else 11, mfc=style.ISOFLOP, mec=style.INK, mew=0.7, zorder=5,
             label=None if labelled else f"IsoFLOP {'minimum' if len(stars) == 1 else 'minima'}")  # fmt: skip
-
-
-def _draw_verification(ax: Axes, held: pd.DataFrame) -> None:
-    if len(held):
-        name = "verification run" + ("s" if len(held) > 1 else "")
-        ax.plot(
-            held["C"],
-            held["value"],
-            "D",
-            ms=6.5,
-            mfc=style.VERIFY,
-            mec="white",
-            mew=0.9,
-            zorder=6,
-            label=name,
-        )
 
 
 def _mark_target(

@@ -54,17 +54,7 @@ def residuals(
         ax.scatter(runs[against], runs["percent"], c=colors.to_rgba(runs[other]), s=28, ec="white", lw=0.6, zorder=3,
                    label=f"runs (colour: {'compute' if other == 'C' else 'size'})")  # fmt: skip
         held = data["verification"]
-        if len(held):
-            ax.plot(
-                held[against],
-                held["percent"],
-                "D",
-                ms=6.5,
-                mfc=style.VERIFY,
-                mec="white",
-                zorder=4,
-                label="verification run",
-            )
+        style.mark_held_out(ax, held[against], held["percent"])
         style.set_log_axis(ax.xaxis, against)
         top = 1.35 * max(float(np.abs([*runs["percent"], *held["percent"], band]).max()), 1e-6)
         ax.set_ylim(-top, top)
@@ -152,7 +142,7 @@ def _prediction_data(fit: Fit, verification: pd.DataFrame | None) -> dict[str, p
 def _draw_band(ax: Axes, line: pd.DataFrame, level: float) -> None:
     inside, beyond = line[line["inside"]], line[line["C"] >= line.loc[line["inside"], "C"].max()]
     ax.plot(inside["C"], inside["loss"], color=style.LAW, zorder=4, label="law at the optimal size")
-    ax.plot(beyond["C"], beyond["loss"], color=style.LAW, ls=(0, (4, 2.5)), zorder=4)
+    ax.plot(beyond["C"], beyond["loss"], color=style.LAW, ls=style.BEYOND, zorder=4)
     if line["loss_lo"].notna().all():
         ax.fill_between(
             inside["C"],
@@ -178,17 +168,7 @@ def _draw_checked(ax: Axes, checked: pd.DataFrame, level: float, *, size: float 
     ]
     ax.errorbar(checked["C"], checked["predicted"], yerr=errors, fmt="_", ms=11, mew=1.6, color=style.INK, lw=1.5, capsize=4, zorder=5,
                 label=f"predicted, {100 * level:g} % interval of one run")  # fmt: skip
-    ax.plot(
-        checked["C"],
-        checked["measured"],
-        "D",
-        ms=size,
-        mfc=style.VERIFY,
-        mec="white",
-        mew=0.9,
-        zorder=6,
-        label="measured",
-    )
+    style.mark_held_out(ax, checked["C"], checked["measured"], label="measured", size=size)
 
 
 def _magnify(ax: Axes, checked: pd.DataFrame) -> None:

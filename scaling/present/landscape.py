@@ -58,17 +58,7 @@ def surface(
         _draw_path(ax, path)
         _draw_budget(ax, data["target"])
         held = data["verification"]
-        if len(held):
-            ax.plot(
-                held["N"],
-                held["D"],
-                "D",
-                ms=6.5,
-                mfc=style.VERIFY,
-                mec="white",
-                zorder=6,
-                label="verification run",
-            )
+        style.mark_held_out(ax, held["N"], held["D"])
         ax.set_xlim(N.min(), N.max())
         ax.set_ylim(D.min(), D.max())
         ax.set_title(f"{style.loss_label(fit.runs.loss).capitalize()}")
@@ -134,7 +124,7 @@ def _draw_path(ax: Axes, path: pd.DataFrame) -> None:
     if not len(path):
         return
     inside = path[path["inside"].astype(bool)]
-    ax.plot(path["N"], path["D"], color=style.LAW, ls=(0, (4, 2.5)), lw=1.5, zorder=3)
+    ax.plot(path["N"], path["D"], color=style.LAW, ls=style.BEYOND, lw=1.5, zorder=3)
     ax.plot(
         inside["N"],
         inside["D"],

@@ -26,6 +26,7 @@ from scaling.study.units import format_flops, format_quantity
 
 INK, MUTED, GRID = "#1f2328", "#5f6873", "#e4e7eb"
 LAW, ISOFLOP, VERIFY = "#0072B2", "#D55E00", "#CC3377"
+BEYOND = (0, (4, 2.5))  # dashes of what is extrapolated
 
 RC: Any = {
     "font.family": ["sans-serif"],
@@ -154,6 +155,13 @@ def span(values: Any, *, margin: float = 0.06) -> tuple[float, float]:
     low, high = math.log10(values.min()), math.log10(values.max())
     pad = max(margin * (high - low), 0.05)
     return 10 ** (low - pad), 10 ** (high + pad)
+
+
+def mark_held_out(ax: Axes, x: Any, y: Any, *, label: str = "", size: float = 6.5) -> None:
+    """Mark runs that no fit has seen; labelled `verification run(s)` unless told otherwise."""
+    if len(x):
+        name = label or "verification run" + "s" * (len(x) > 1)
+        ax.plot(x, y, "D", ms=size, mfc=VERIFY, mec="white", mew=0.9, zorder=6, label=name)
 
 
 def size_label(convention: str) -> str:
