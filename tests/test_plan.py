@@ -37,6 +37,12 @@ def test_two_budgets_give_the_size(convention):
     )
 
 
+def test_budget_too_small_for_its_ratio_is_refused():
+    # the smallest size, 2k parameters, costs 12 times this at 220 tokens each
+    with pytest.raises(ConfigError, match="leaves no model of 2000 parameters"):
+        plan(budget={"flops": "1e9", "tokens_per_param": 220, "convention": "counted"})
+
+
 def test_no_budget_means_twenty_tokens_per_parameter():
     p = plan(model={"params": "1M"})
     assert p.tokens / p.params == pytest.approx(20, rel=0.01)

@@ -22,6 +22,10 @@ from scaling.study.units import format_quantity
 
 DEFAULT_TOKENS_PER_PARAM = 20.0  # Hoffmann et al. 2022 (arXiv:2203.15556): near the optimum
 
+# Sizes solved for start here: below, one channel is several per cent. A budget down to half of what
+# this size costs still gets it, with fewer tokens per parameter than asked; the plan shows D/N.
+SMALLEST = 2e3
+
 HASH_VERSION = 1  # of `RunPlan.hash`; another number makes every run another run
 # keys that enter the hash as the numbers they lead to: shape, steps, batch, rates
 _RESOLVED = (
@@ -181,7 +185,12 @@ def _solve_counted(config: RunConfig) -> float:
         tokens = budget.tokens or (budget.tokens_per_param or 0) * params
         return flops_per_token(shape).counted * tokens - (budget.flops or 0)
 
-    lo, hi = math.log(2e3), math.log(1e12)
+    lo, hi = math.log(SMALLEST), math.log(1e12)
+    if excess(lo) > (budget.flops or 0):
+        raise ConfigError(
+            f"budget: flops={budget.flops:g} leaves no model of {SMALLEST:g} parameters or more at the tokens asked for. "
+            "Ask for a larger budget.flops, or for fewer tokens or tokens per parameter."
+        )
     for _ in range(30):
         middle = (lo + hi) / 2
         lo, hi = (middle, hi) if excess(middle) < 0 else (lo, middle)
