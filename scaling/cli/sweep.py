@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from scaling.cli.compose import Point, Sweep, expand, to_mapping, without_hydra
 from scaling.cli.progress import sweep_progress
+from scaling.cli.stopping import stop_together
 from scaling.study.errors import RecordError, ScalingError
 from scaling.study.plan import RunPlan, make_plan
 from scaling.study.record import read_record, write_atomic
@@ -73,11 +76,19 @@ def run_sweep(
 
     # 4. launch, watching the records
     jobs = [[*plain, *point.overrides] for point, _ in missing]
-    with sweep_progress([plan for _, plan in missing], done=done):
-        results = list(launcher.launch(jobs, initial_job_idx=0))
+    plans = [plan for _, plan in missing]
+    together = stop_together(plans) if "n_jobs" in cfg.hydra.launcher else nullcontext()
+    try:
+        with sweep_progress(plans, done=done), together:
+            results = list(launcher.launch(jobs, initial_job_idx=0))
+    except BrokenExecutor:
+        raise ScalingError(
+            f"{sweep.name}: a worker process was killed from outside, perhaps for want of memory. The same command goes "
+            "on; hydra.launcher.n_jobs=1 needs the least memory."
+        ) from None
 
     # 5. say what came out
-    set_failed(report_failures(results, [plan for _, plan in missing]))
+    set_failed(report_failures(results, plans))
     return results
 
 

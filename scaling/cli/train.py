@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import explain, register_schema, search_path_override, to_run_config
 from scaling.cli.progress import run_progress
+from scaling.cli.stopping import leave_if_orphaned, save_if_orphaned
 from scaling.study.errors import ScalingError
 from scaling.study.paths import data_dir
 from scaling.study.plan import make_plan
@@ -114,7 +115,12 @@ def train_task(cfg: DictConfig) -> dict[str, Any]:
             return {}
     from scaling.training.trainer import train
 
-    return train(make_plan(to_run_config(cfg))).to_dict()
+    leave_if_orphaned()
+    try:
+        return train(make_plan(to_run_config(cfg)), on_progress=save_if_orphaned).to_dict()
+    except SystemExit:  # after a notice, everything saved
+        leave_if_orphaned()
+        raise
 
 
 _refused: list[Exception] = []  # why the only run of this command was not trained

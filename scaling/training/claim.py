@@ -92,8 +92,19 @@ class Claim:
         self.taken_over = f"took over from process {dead['pid']} on {dead['host']}, which is gone"
 
 
+def read_claim(folder: Path) -> dict | None:
+    """Return pid, parent and token of the process on this host that holds a run; null if none does."""
+    holder = _read(folder / "claim.json")
+    return holder if holder and holder["host"] == socket.gethostname() and _alive(holder) else None
+
+
 def _identity() -> dict:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "started": _start_ticks(os.getpid())}
+    return {
+        "pid": os.getpid(),
+        "parent": os.getppid(),  # the launcher, where a worker trains
+        "host": socket.gethostname(),
+        "started": _start_ticks(os.getpid()),
+    }
 
 
 def _read(path: Path) -> dict | None:
