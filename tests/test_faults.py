@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from scaling.cli.fit import sweep_file
 from scaling.study.config import DataConfig
 from scaling.study.errors import DataError, FitError, RecordError, TrainError
 from scaling.study.record import read_metrics, read_record, write_atomic
+from scaling.training.checkpoint import list_checkpoints
 from scaling.training.data import prepare
 from scaling.training.data.texts import cut_text
 from scaling.training.trainer import train
@@ -148,3 +153,33 @@ def test_write_that_fails_names_its_file(tmp_path):
         write_atomic(tmp_path / "run.json", "{}")
     assert caught.value.filename == str(tmp_path / "run.json")
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notice", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_launcher_leaves_saved_runs_and_no_worker(notice, tmp_path):
+    arguments = [
+        "train", "-m", "model.params=3k", "seed=1,2", "budget.tokens=1M", "data=markov", "data.vocab=64", "data.size=1.2M",
+        "data.val_tokens=2048", "sweep=two", "hydra/launcher=local", "hydra.launcher.n_jobs=2",
+    ]  # fmt: skip
+    environment = os.environ | {"SCALING_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "scaling", *arguments],
+        cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+    def wait_until(condition):
+        end = time.time() + 60
+        while not condition():
+            assert time.time() < end
+            time.sleep(0.05)
+
+    folder = tmp_path / "results" / "two"
+    wait_until(lambda: len(list(folder.glob("*/metrics.jsonl"))) == 2)
+    launcher.send_signal(notice)
+    assert launcher.wait(60) == (143 if notice == signal.SIGTERM else -9)
+    wait_until(lambda: not list(folder.glob("*/claim.json")))
+    for path in folder.glob("*/run.json"):
+        record = read_record(path.parent)
+        assert record.status == "running" and "interrupted by SIGTERM" in record.reason
+        assert list_checkpoints(path.parent)

@@ -153,7 +153,7 @@ def check_data(plan: RunPlan, data: TokenData) -> None:
     epochs, most = plan.tokens / data.unique_tokens, plan.config.data.max_epochs
     if epochs > most:
         raise DataError(
-            f"data.max_epochs: {plan.run_id} would see its {data.unique_tokens:,} unique tokens {epochs:.3g} times and "
+            f"data.max_epochs: {plan.run_id} would see its {data.unique_tokens:,} unique tokens {epochs:.6g} times and "
             f"{most:g} are allowed. Set data.max_epochs={math.ceil(epochs)}, a smaller budget, or a larger source."
         )
 

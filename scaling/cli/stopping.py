@@ -1,0 +1,86 @@
+"""A sweep in several processes stops together: its runs save where they are, and nobody is left.
+
+Ctrl-C or SIGTERM reaches the launcher, which tells its workers and waits for their checkpoints. A
+worker whose launcher was killed finds itself without a parent, saves and leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+from scaling.study.plan import RunPlan
+from scaling.training.claim import read_claim
+
+PATIENCE = 60.0  # s for checkpoints to be written; a second notice ends at once
+_VARIABLE = "SCALING_LAUNCHER"  # process number of the launcher, inherited by its workers
+
+# of a worker: the launcher it belongs to; null in every other process
+_launcher = os.getppid() if os.environ.get(_VARIABLE) == str(os.getppid()) else None
+
+
+@contextmanager
+def stop_together(plans: Sequence[RunPlan]) -> Iterator[None]:
+    """While workers train, let a notice to the launcher end with saved runs."""
+    os.environ[_VARIABLE] = str(os.getpid())
+    if threading.current_thread() is not threading.main_thread():  # no signals are delivered there
+        yield
+        return
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_DFL)
+        print("\nstopping: runs in progress save where they are", file=sys.stderr, flush=True)
+        _save_all(plans)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    before: dict[int, Any] = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _save_all(plans: Sequence[RunPlan]) -> None:
+    """Tell each run that a worker of ours holds to save, and wait until none is held."""
+    told: set[str] = set()
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        claims = [
+            c for p in plans if (c := read_claim(p.folder)) and c.get("parent") == os.getpid()
+        ]
+        if not claims:
+            return
+        for claim in claims:
+            if claim["token"] not in told:
+                told.add(claim["token"])
+                with suppress(ProcessLookupError):
+                    os.kill(claim["pid"], signal.SIGTERM)
+        time.sleep(0.1)
+
+
+def is_orphaned() -> bool:
+    """Whether this is a launcher's worker, and the launcher is gone."""
+    return _launcher is not None and os.getppid() != _launcher
+
+
+def save_if_orphaned(_progress: Any = None) -> None:
+    """Give the run in progress notice, once nobody is there to take its result."""
+    if is_orphaned():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def leave_if_orphaned() -> None:
+    """End this worker, which would wait for other work, once nobody is there to give it."""
+    if is_orphaned():
+        os._exit(128 + signal.SIGTERM)
