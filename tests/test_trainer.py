@@ -152,7 +152,7 @@ def test_too_many_epochs_are_refused_with_the_cure(tmp_path):
 
 def test_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
     (tmp_path / "results").write_text("a file, not a folder")
-    with pytest.raises(TrainError, match="cannot be written"):
+    with pytest.raises(RecordError, match="cannot be written"):
         train(small_plan(tmp_path))
 
 

@@ -19,9 +19,7 @@ from scaling.cli.progress import sweep_progress
 from scaling.cli.stopping import stop_together
 from scaling.study.errors import RecordError, ScalingError
 from scaling.study.plan import RunPlan, make_plan
-from scaling.study.record import read_record, write_atomic
-
-FINISHED = ("done", "diverged")
+from scaling.study.record import FINISHED, check_writable, read_record, write_atomic
 
 
 def run_sweep(
@@ -120,18 +118,6 @@ def is_finished(plan: RunPlan) -> bool:
         return read_record(plan.folder).status in FINISHED
     except RecordError:
         return False
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse before training what could not be recorded after it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / ".writable", b"")
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise ScalingError(
-            f"results: cannot write to {folder} ({error.strerror}). Give another folder, e.g. results=/path/to/results."
-        ) from None
 
 
 def report_failures(results: Sequence[Any], plans: Sequence[RunPlan]) -> int:

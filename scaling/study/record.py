@@ -19,6 +19,7 @@ from scaling.study.errors import RecordError
 
 SCHEMA_VERSION = 1
 STATUSES = ("running", "done", "diverged", "failed")
+FINISHED = ("done", "diverged")  # not trained again
 
 
 def _f(unit: str, meaning: str, default: Any = None) -> Any:
@@ -223,3 +224,20 @@ def write_atomic(path: Path, text: str | bytes) -> None:
             error.filename = str(path)  # a full disk does not say which file it refused
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder and try to write into it, before hours of training.
+
+    Raises:
+        RecordError: it cannot be written.
+    """
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise RecordError(
+            f"{folder}: cannot be written ({error.strerror}). Set results=FOLDER to one that can, or free it."
+        ) from None

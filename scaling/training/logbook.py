@@ -7,7 +7,6 @@ import functools
 import json
 import logging
 import math
-import os
 import platform
 import subprocess
 import time
@@ -20,15 +19,20 @@ from typing import Any
 import torch
 import yaml
 
-from scaling.study.errors import TrainError
 from scaling.study.plan import RunPlan
-from scaling.study.record import RunRecord, read_metrics, read_record, write_atomic, write_record
+from scaling.study.record import (
+    FINISHED,
+    RunRecord,
+    read_metrics,
+    read_record,
+    write_atomic,
+    write_record,
+)
 from scaling.training.data import TokenData
 from scaling.training.device import Engine
 from scaling.training.evaluate import Evaluation
 from scaling.training.tracker import Tracker, open_tracker
 
-FINISHED = ("done", "diverged")
 RECORD_SECONDS = 1.0  # run.json is renewed at most this often: each time costs an fsync
 LAST_ROWS = 10  # the record's train_loss is a mean over so many rows (of 200 by default: 5 %)
 
@@ -44,23 +48,6 @@ def finished_record(folder: Path) -> RunRecord | None:
     """
     record = read_record(folder) if (folder / "run.json").exists() else None
     return record if record is not None and record.status in FINISHED else None
-
-
-def check_writable(folder: Path) -> None:
-    """Create the folder and try to write into it, before hours of training.
-
-    Raises:
-        TrainError: it cannot be written.
-    """
-    probe = folder / f".writable.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise TrainError(
-            f"{folder}: cannot be written ({error.strerror}). Set results=FOLDER to one that can, or free it."
-        ) from None
 
 
 class Logbook:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scaling.study.errors import DataError, TrainError
 from scaling.study.plan import RunPlan
-from scaling.study.record import RunRecord
+from scaling.study.record import RunRecord, check_writable
 from scaling.training.checkpoint import (
     Progress,
     load_checkpoint,
@@ -28,7 +28,7 @@ from scaling.training.device import Engine, choose_engine
 from scaling.training.evaluate import Evaluation, evaluate
 from scaling.training.interrupt import Interrupt
 from scaling.training.learner import Learner
-from scaling.training.logbook import Logbook, OnProgress, check_writable, finished_record
+from scaling.training.logbook import Logbook, OnProgress, finished_record
 from scaling.training.optim import Schedule
 from scaling.training.simulated import simulate_run
 
@@ -55,8 +55,8 @@ def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
         The record with status `done`, or `diverged` with the reason.
 
     Raises:
-        TrainError: it does not fit in memory, the folder cannot be written, or another process
-            is training it.
+        TrainError: it does not fit in memory, or another process is training it.
+        RecordError: the folder cannot be written.
         DataError: the data is missing, damaged, or would be repeated more than `data.max_epochs`.
     """
     # 1. what is finished is not trained again
