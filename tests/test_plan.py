@@ -38,8 +38,8 @@ def test_two_budgets_give_the_size(convention):
 
 
 def test_budget_too_small_for_its_ratio_is_refused():
-    # the smallest size, 2k parameters, costs 12 times this at 220 tokens each
-    with pytest.raises(ConfigError, match="leaves no model of 2000 parameters"):
+    # the smallest size, 1.25k parameters, costs 5 times this at 220 tokens each
+    with pytest.raises(ConfigError, match="leaves no model of 1250 parameters"):
         plan(budget={"flops": "1e9", "tokens_per_param": 220, "convention": "counted"})
 
 

@@ -174,7 +174,7 @@ def _nearest_shape(model: ModelConfig, vocab: int, target: float) -> ModelShape:
     off = {s: abs(count_params(s).by(model.params_convention) / target - 1) for s in shapes}
     # below 5k parameters one channel of the feed-forward part is more than 1 %
     channel = {s: 0.5 * s.layers * (ffn_weights(s) / s.ffn) / target for s in shapes}
-    good = [s for s in shapes if off[s] <= max(TOLERANCE, min(channel[s], 0.03))]
+    good = [s for s in shapes if off[s] <= max(TOLERANCE, min(channel[s], 0.05))]
     if good:
         return min(good, key=lambda s: _strain(model, s) + off[s])
     closest = (
