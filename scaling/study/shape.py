@@ -18,6 +18,7 @@ from scaling.study.units import format_quantity
 # 40-fold range; 64 is GPT-2 small's value. Below 2 layers no head can look at another's output.
 ASPECT = 64
 MIN_LAYERS = 2
+THINNEST = 0.25  # d / layers; anything thinner is a thread that nobody trains
 TOLERANCE = 0.01  # a chosen shape is within 1 % of its target size
 
 
@@ -211,11 +212,14 @@ def _candidates(model: ModelConfig, vocab: int, target: float) -> Iterator[tuple
         except ConfigError:
             continue  # this width does not suit the heads asked for
         depth = 1 + (target - one) / (two - one)
-        for layers in sorted(
-            {max(MIN_LAYERS, math.floor(depth)), max(MIN_LAYERS, math.ceil(depth))}
-        ):
-            if layers <= 8192:
-                yield layers, width
+        if depth < MIN_LAYERS / 3:  # wider ones overshoot even with the narrowest feed-forward part
+            return
+        if width < depth * THINNEST:
+            continue
+        yield from (
+            (n, width)
+            for n in sorted({max(MIN_LAYERS, f(depth)) for f in (math.floor, math.ceil)})
+        )
 
 
 _WIDTHS = [*range(8, 64, 4), *range(64, 96, 8), *range(96, 256, 16), *range(256, 16_385, 64)]
