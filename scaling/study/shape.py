@@ -217,8 +217,7 @@ def _candidates(model: ModelConfig, vocab: int, target: float) -> Iterator[tuple
         if width < depth * THINNEST:
             continue
         yield from (
-            (n, width)
-            for n in sorted({max(MIN_LAYERS, f(depth)) for f in (math.floor, math.ceil)})
+            (n, width) for n in sorted({max(MIN_LAYERS, f(depth)) for f in (math.floor, math.ceil)})
         )
 
 
