@@ -29,6 +29,8 @@ TITLES = {
     "tokens_per_param": "Tokens per parameter",
 }
 
+MARGIN = 6.0  # factor by which the axis of optima reaches beyond them
+
 
 def frontier(
     iso: IsoFlops | None = None,
@@ -65,6 +67,7 @@ def frontier(
         style.set_log_axis(ax.xaxis, "C")
         if quantity != "loss" or _ratio(data) > 2:
             style.set_log_axis(ax.yaxis, quantity)
+            _keep_in_view(ax, data)
         _mark_target(ax, data, quantity, target)
         ax.set_title(TITLES[quantity])
         ax.set_xlabel(style.compute_label(runs.flops))
@@ -198,6 +201,13 @@ def _parts(line: pd.DataFrame) -> list[tuple[pd.DataFrame, Any, float]]:
         (line[line["C"] >= last], style.BEYOND, 0.1),
     ]
     return [p for p in parts if len(p[0]) > 1]
+
+
+def _keep_in_view(ax: Axes, data: dict[str, pd.DataFrame]) -> None:
+    """Let the optima rule the axis: an interval of many decades is cut by the frame."""
+    values = pd.concat([part["value"] for part in data.values() if "value" in part]).dropna()
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, float(values.min()) / MARGIN), min(high, float(values.max()) * MARGIN))
 
 
 def _draw_stars(ax: Axes, stars: pd.DataFrame, quantity: str, labelled: bool) -> None:
