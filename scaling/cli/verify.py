@@ -112,7 +112,7 @@ def _stated(path: Path, analysis: Analysis) -> dict[str, Any] | None:
 
 
 def data_hash(analysis: Analysis) -> str:
-    """Hash of what the prediction rests on: runs, losses, law and conventions."""
+    """Hash of what the prediction rests on: runs, losses, level and conventions (it stacks laws)."""
     rows = analysis.runs.fit_rows
     text = json.dumps(
         [
