@@ -16,7 +16,7 @@ demo: setup  ## the main job on an embedded example; again: finds its finished r
 	$(BIN)/scaling demo
 
 test: $(VENV)/.ready-test  ## set up what is missing and run the tests
-	$(TEST_ENV) $(BIN)/python -m pytest
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.ready-test  ## the slower tests too
 	$(TEST_ENV) $(BIN)/python -m pytest -m "slow or not slow"
