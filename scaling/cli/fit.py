@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.cli import split_sweep
+from scaling.cli import split_sweep, sweep_names
 from scaling.cli.compose import compose_fit
 from scaling.study.config import FitConfig, config_keys
-from scaling.study.errors import FitError, RecordError
+from scaling.study.errors import FitError, RecordError, did_you_mean
 from scaling.study.table import Table
 from scaling.study.units import format_flops, format_quantity, format_with_interval
 
@@ -99,8 +99,11 @@ def results_folder(config: FitConfig) -> Path:
         return inside
     if Path(config.sweep).exists():
         return Path(config.sweep)
+    root = Path(config.results)
+    trained = sorted(f.name for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
     raise FitError(
-        f"{inside}: no such folder, and no path {config.sweep!r}. Train the sweep first: scaling train {config.sweep}."
+        f"{inside}: no such folder, and no path {config.sweep!r}.{did_you_mean(config.sweep, [*trained, *sweep_names()])} "
+        f"Train the sweep first: scaling train SWEEP. Results are there for: {', '.join(trained) or 'none'}."
     )
 
 

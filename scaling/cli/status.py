@@ -30,7 +30,7 @@ def run_status(arguments: Sequence[str]) -> int:
     """Print the table of runs and one line of counts."""
     name, rest = split_sweep(arguments)
     if name is None:
-        raise ConfigError("status: name a sweep, e.g. `scaling status quickstart`.")
+        raise ConfigError("name a sweep, e.g. `scaling status quickstart`.")
     sweep = compose_sweep([f"sweeps={known_sweep(name)}", *rest])
     rows: list[tuple[str, ...]] = []
     counts: Counter[str] = Counter()

@@ -38,7 +38,7 @@ def run_verify(arguments: Sequence[str]) -> int:
     """Predict, train, compare."""
     name, rest = split_sweep(arguments)
     if name is None:
-        raise ConfigError("verify: name a sweep, e.g. `scaling verify quickstart`.")
+        raise ConfigError("name a sweep, e.g. `scaling verify quickstart`.")
     analysis = analyse(
         compose_fit(known_sweep(name), [a for a in rest if a.startswith("results=")])
     )
