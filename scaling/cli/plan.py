@@ -17,7 +17,7 @@ from scaling.cli.estimate import Estimate, estimate_seconds
 from scaling.cli.sweep import is_finished, unique_plans
 from scaling.study.plan import RunPlan
 from scaling.study.table import Table
-from scaling.study.units import format_bytes, format_duration, format_flops, format_quantity
+from scaling.study.units import format_duration, format_flops, format_quantity
 
 OFF = 0.002  # target and actual are both shown where they differ by more
 
@@ -79,11 +79,25 @@ def _one_run(plan: RunPlan, estimate: Estimate | None) -> Table:
                     f"{f.blocks / f.counted:.0%}, attention {f.attention / f.counted:.0%}, head {f.head / f.counted:.0%}"),
         ("learning rate", f"{plan.lr:.4g}, {plan.config.optim.schedule}: {plan.warmup_steps} steps of warm-up, {plan.cooldown_steps} of cooldown"),
         ("weight decay", f"{plan.weight_decay:.4g}"),
-        ("weights, gradients, moments", format_bytes(16 * n.total)),
+        ("memory", _memory(plan)),
         ("time", format_duration(estimate.seconds[plan.run_id]) if estimate else "-"),
         ("folder", str(plan.folder)),
     ]  # fmt: skip
     return Table(("", "value"), rows)
+
+
+def _memory(plan: RunPlan) -> str:
+    """What the run holds at its peak, and under which settings; or why it does not fit here."""
+    from scaling.study.errors import ScalingError
+    from scaling.training.device import choose_engine
+
+    try:
+        engine = choose_engine(plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train)
+    except ScalingError as error:
+        return f"does not fit on this machine. {error}"
+    memory = engine.memory(plan.shape)
+    how = f"{engine.micro_seqs} sequences per pass" + (", recompute" if engine.recompute else "")
+    return f"{memory.describe()} ({how})"
 
 
 def _row(plan: RunPlan, estimate: Estimate | None) -> list[str]:

@@ -102,6 +102,8 @@ class TrainConfig:
     compile: bool = _key(False, "", "torch.compile the model; repays itself on long runs only.", numbers=False)
     attention: str = _key("auto", "", "sdpa: torch's fused kernel; matmul: plain matrix products; auto: the faster for the device.", choices=("auto", "sdpa", "matmul"), numbers=False)
     micro_batch_tokens: float | None = _key(None, "tokens", "Tokens per forward pass; gradients accumulate to the batch; null: as many as fit well.", above=0, numbers=False)
+    recompute: bool | str = _key("auto", "", "Keep only each block's input for the backward pass and compute the rest again: less memory, a third more time; auto: where it would not fit otherwise.", words=("auto",), numbers=False)
+    parallel: str = _key("auto", "", "Several processes (torchrun, srun) on one run: ddp copies the model, fsdp divides it; none: each for itself; auto: ddp where it fits.", choices=("auto", "none", "ddp", "fsdp"), numbers=False)
     threads: int | None = _key(None, "threads", "CPU threads; null: what the launcher leaves each run.", least=1, numbers=False)
     evals: int = _key(12, "points", "Validation points along the run, spaced evenly in log tokens; the last is at the end.", least=1, numbers=False)
     log_points: int = _key(200, "rows", "Training-loss rows in metrics.jsonl, each the mean since the last.", least=1, numbers=False)

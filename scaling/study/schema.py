@@ -30,7 +30,7 @@ def declare(
 ) -> Any:
     """Declare a key: default, unit, one sentence, and what is allowed.
 
-    `least` and `most` count, `above` does not; `words` may stand in place of a number.
+    `least` and `most` count, `above` does not; `words` may stand in place of a value.
     """
     return field(
         default=default,
@@ -104,7 +104,7 @@ def _check(value: Any, hint: Any, meta: Mapping[str, Any], name: str) -> Any:
         raise ConfigError(f"{name}: null is not allowed; give {_article(hint)} ({meta['text']})")
     if value in meta["words"]:
         return value
-    kind = typing.get_args(hint)[0] if optional else hint
+    kind = typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
     value = _convert(value, kind, name)
     if meta["choices"] and value not in meta["choices"]:
         raise ConfigError(

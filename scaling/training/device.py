@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from scaling.study.config import TrainConfig
-from scaling.study.errors import ConfigError, TrainError
+from scaling.study.errors import ConfigError
 from scaling.study.flops import flops_per_token
-from scaling.study.shape import ModelShape, count_params
-from scaling.study.units import format_quantity
+from scaling.study.shape import ModelShape
+from scaling.training.memory import MemoryEstimate, fit_memory, memory_estimate
 
 # bfloat16 autocast on CPU pays above this many FLOPs (forward and backward) per pass; below, its
 # casts cost what the products save. Measured on one Zen 4 core (avx512_bf16), 10k to 1M parameters,
@@ -55,12 +55,21 @@ class Engine:
     micro_seqs: int
     compile: bool
     threads: int
+    recompute: bool = False
+    parallel: str = "none"
 
     def autocast(self) -> AbstractContextManager:
         """Return the context of forward passes: bfloat16 products, or nothing."""
         if self.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+    def memory(self, shape: ModelShape, *, processes: int = 1) -> MemoryEstimate:
+        """Return what a run of a shape is expected to hold at its peak."""
+        return memory_estimate(
+            shape, self.micro_seqs, attention=self.attention, precision=self.precision,
+            recompute=self.recompute, parallel=self.parallel, processes=processes,
+        )  # fmt: skip
 
     def name(self) -> str:
         """Return the device's own name."""
@@ -82,8 +91,16 @@ class Engine:
         return used * (1 if platform.system() == "Darwin" else 1024)
 
 
-def choose_engine(shape: ModelShape, *, batch_seqs: int, train: TrainConfig) -> Engine:
+def choose_engine(
+    shape: ModelShape, *, batch_seqs: int, train: TrainConfig, processes: int = 1, beside: int = 1
+) -> Engine:
     """Choose what `train.*` leaves open, for a shape and sequences per step.
+
+    Args:
+        shape: the model's.
+        batch_seqs: sequences per optimiser step, over all processes.
+        train: what is asked for.
+        processes: that train this run together; `beside` of them share this machine's memory.
 
     Raises:
         ConfigError: the device asked for is not there.
@@ -96,7 +113,12 @@ def choose_engine(shape: ModelShape, *, batch_seqs: int, train: TrainConfig) -> 
     short = device.type == "cpu" and shape.context <= MATMUL_CONTEXT
     attention = train.attention
     larger = ("matmul" if short else "sdpa") if attention == "auto" else attention
-    seqs = _micro_seqs(shape, batch_seqs, train, device, larger)
+    free = available_memory(device) / (beside if device.type == "cpu" else 1)
+    memory = fit_memory(
+        shape, batch_seqs=batch_seqs, train=train, most_tokens=MICRO_TOKENS.get(device.type, 8192), free=free,
+        attention=larger, precision=_kept_precision(device, train), processes=processes, device=str(device),
+    )  # fmt: skip
+    seqs = memory.micro_seqs
 
     # 2. precision by the work in a pass, kernel by precision
     precision = train.precision
@@ -109,23 +131,8 @@ def choose_engine(shape: ModelShape, *, batch_seqs: int, train: TrainConfig) -> 
     return Engine(
         device=device, precision=precision, attention=attention, micro_seqs=seqs,
         compile=train.compile, threads=torch.get_num_threads(),
+        recompute=memory.recompute, parallel=memory.parallel,
     )  # fmt: skip
-
-
-def memory_estimate(shape: ModelShape, micro_seqs: int, *, attention: str) -> float:
-    """Estimate the bytes a run holds at its peak.
-
-    16 bytes per parameter (weight, gradient and two moments in float32), and what the forward pass
-    keeps for the backward pass in float32: bfloat16 halves part of it, so this is an upper side.
-    """
-    s = shape
-    qkv = (s.heads + 2 * s.kv_heads) * s.head_size
-    wide = s.ffn * (4 if s.activation == "swiglu" else 2)
-    layer = 6 * s.width + 3 * qkv + 2 * s.heads * s.head_size + wide
-    if attention == "matmul":
-        layer += 3 * s.heads * s.context  # scores, probabilities, their gradient
-    per_token = s.layers * layer + 3 * s.width + 3 * s.vocab
-    return 16.0 * count_params(s).total + 4.0 * per_token * micro_seqs * s.context
 
 
 def available_memory(device: torch.device) -> float:
@@ -135,36 +142,6 @@ def available_memory(device: torch.device) -> float:
     if device.type != "cpu":
         return math.inf
     return min(_free_by_meminfo(), _free_by_cgroup())
-
-
-def _micro_seqs(
-    shape: ModelShape, batch_seqs: int, train: TrainConfig, device: torch.device, attention: str
-) -> int:
-    """Choose the sequences per forward pass; refuse a run that cannot fit even with one."""
-
-    def need(seqs: int) -> float:
-        return memory_estimate(shape, seqs, attention=attention)
-
-    asked, free = train.micro_batch_tokens, available_memory(device)
-    most = max(1, int((asked or MICRO_TOKENS.get(device.type, 8192)) // shape.context))
-    seqs = math.ceil(batch_seqs / math.ceil(batch_seqs / most))  # equal parts where they can be
-    while asked is None and seqs > 1 and need(seqs) > 0.9 * free:
-        seqs = math.ceil(seqs / 2)
-    if need(seqs) <= free:
-        return seqs
-    text = f"model: needs about {need(seqs) / 2**30:,.1f} GiB of memory and {free / 2**30:,.1f} GiB are free on {device}. "
-    if need(1) <= free:
-        while need(seqs) > free:
-            seqs //= 2
-        raise TrainError(f"{text}Set train.micro_batch_tokens={seqs * shape.context}.")
-    if 16.0 * count_params(shape).total > 0.9 * free:
-        fits = format_quantity(0.5 * free / 16)
-        raise TrainError(
-            f"{text}Weights, gradients and moments alone take 16 bytes per parameter. Use a larger device, or a model of about {fits} (model.params={fits})."
-        )
-    raise TrainError(
-        f"{text}Even one sequence at a time does not fit. Use a shorter model.context, or a larger device."
-    )
 
 
 def _device(name: str) -> torch.device:
@@ -179,6 +156,13 @@ def _device(name: str) -> torch.device:
             f"train.device: {name!r} cannot be used ({first}). Set train.device=auto or cpu."
         ) from None
     return device
+
+
+def _kept_precision(device: torch.device, train: TrainConfig) -> str:
+    """The precision that activations are kept in, before the work of a pass is known."""
+    if train.precision == "auto":
+        return "bfloat16" if device.type == "cuda" and _likes_bfloat16(device, 0) else "float32"
+    return train.precision
 
 
 def _likes_bfloat16(device: torch.device, flops: float) -> bool:

@@ -40,7 +40,9 @@ class Learner:
     ) -> None:
         self.engine, self.clip = engine, optim.clip
         self.model = (
-            Transformer(shape, attention=engine.attention).init_weights(seed).to(engine.device)
+            Transformer(shape, attention=engine.attention, recompute=engine.recompute)
+            .init_weights(seed)
+            .to(engine.device)
         )
         self.forward = torch.compile(self.model, dynamic=False) if engine.compile else self.model
         self.optimizer = build_optimizer(self.model, optim, lr=lr, weight_decay=weight_decay)

@@ -12,6 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from scaling.study.shape import ModelShape
 from scaling.training.kernels import RmsNorm, attend_matmul
@@ -32,6 +33,7 @@ class Transformer(nn.Module):
         shape: sizes and parts.
         attention: `sdpa` (torch's fused kernel) or `matmul` (plain matrix products; faster on CPU
             at short context). Both give the same numbers to rounding.
+        recompute: keep each block's input only and compute its inside again in the backward pass.
 
     Build it under `torch.device("meta")` to count parameters without memory.
     """
@@ -39,7 +41,9 @@ class Transformer(nn.Module):
     turn_TQ2: Tensor | None
     wave_TD: Tensor | None
 
-    def __init__(self, shape: ModelShape, *, attention: str = "sdpa") -> None:
+    def __init__(
+        self, shape: ModelShape, *, attention: str = "sdpa", recompute: bool = False
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab, shape.width)
@@ -48,7 +52,7 @@ class Transformer(nn.Module):
             if shape.position == "learned"
             else None
         )
-        self.blocks = nn.ModuleList(Block(shape, attention) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(Block(shape, attention, recompute) for _ in range(shape.layers))
         self.norm = _norm(shape)
         self.head = nn.Linear(shape.width, shape.vocab, bias=False)
         if shape.tied:
@@ -122,14 +126,24 @@ class Transformer(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each added to the residual stream."""
 
-    def __init__(self, shape: ModelShape, attention: str) -> None:
+    def __init__(self, shape: ModelShape, attention: str, recompute: bool = False) -> None:
         super().__init__()
+        self.recompute = recompute
         self.attention_norm = _norm(shape)
         self.attention = Attention(shape, attention)
         self.ffn_norm = _norm(shape)
         self.ffn = FeedForward(shape)
 
     def forward(self, x_BTD: Tensor, turn_TQ2: Tensor | None) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            # no random numbers are drawn in a block, so their state need not be kept
+            again: Tensor = checkpoint(
+                self._add, x_BTD, turn_TQ2, use_reentrant=False, preserve_rng_state=False
+            )
+            return again
+        return self._add(x_BTD, turn_TQ2)
+
+    def _add(self, x_BTD: Tensor, turn_TQ2: Tensor | None) -> Tensor:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2)
         return x_BTD + self.ffn(self.ffn_norm(x_BTD))
 
