@@ -38,6 +38,7 @@ class ModelConfig:
     qk_norm: str = _key("none", "", "RMS norm of queries and keys, per head or over all of them.", choices=("none", "head", "full"))
     tied: bool = _key(False, "", "Output head shares the token embedding.")
     bias: bool = _key(False, "", "Biases in linear layers and in LayerNorm.")
+    norm_eps: float = _key(1e-5, "", "Added to the variance in norms; 1e-5 in GPT-2 and Llama 2, 1e-6 in Llama 1.", above=0)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class ModelShape:
     qk_norm: str = "none"
     tied: bool = False
     bias: bool = False
+    norm_eps: float = 1e-5  # GPT-2 and Llama 2
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ def _build(model: ModelConfig, vocab: int, layers: int, width: int, ffn: int | N
         ffn=ffn or round(_ffn_ratio(model) * width), vocab=vocab, context=model.context,
         norm=model.norm, position=model.position, rotary_base=model.rotary_base,
         activation=model.activation, qk_norm=model.qk_norm, tied=model.tied, bias=model.bias,
+        norm_eps=model.norm_eps,
     )  # fmt: skip
 
 

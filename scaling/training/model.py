@@ -17,8 +17,6 @@ from torch.utils.checkpoint import checkpoint
 from scaling.study.shape import ModelShape
 from scaling.training.kernels import RmsNorm, attend_matmul
 
-NORM_EPS = 1e-5  # GPT-2 and Llama 2
-
 # Standard deviation of token and position tables: what a fresh block adds has entries of this order
 # at any width, so that neither drowns the other. Measured on the embedded text, widths 36 to 112,
 # 400 steps, two seeds each: 0.25 and 0.5 are best and equal within 0.01 nats; 0.02 loses 0.05 to
@@ -162,8 +160,8 @@ class Attention(nn.Module):
         self.qk_norm = s.qk_norm
         if s.qk_norm != "none":
             per_head = s.qk_norm == "head"
-            self.q_norm = RmsNorm(s.head_size * (1 if per_head else s.heads), eps=NORM_EPS)
-            self.k_norm = RmsNorm(s.head_size * (1 if per_head else s.kv_heads), eps=NORM_EPS)
+            self.q_norm = RmsNorm(s.head_size * (1 if per_head else s.heads), eps=s.norm_eps)
+            self.k_norm = RmsNorm(s.head_size * (1 if per_head else s.kv_heads), eps=s.norm_eps)
         mask_TT = (
             torch.full((s.context, s.context), -math.inf).triu(1) if kernel == "matmul" else None
         )
@@ -236,8 +234,8 @@ def _writer(inputs: int, outputs: int, bias: bool) -> nn.Linear:
 
 def _norm(shape: ModelShape) -> nn.Module:
     if shape.norm == "rmsnorm":
-        return RmsNorm(shape.width, eps=NORM_EPS)
-    return nn.LayerNorm(shape.width, eps=NORM_EPS, bias=shape.bias)
+        return RmsNorm(shape.width, eps=shape.norm_eps)
+    return nn.LayerNorm(shape.width, eps=shape.norm_eps, bias=shape.bias)
 
 
 def _sinusoids(shape: ModelShape) -> Tensor:

@@ -1,0 +1,186 @@
+"""Weights to start from: what a folder holds, its shape, and a hash of its content.
+
+A folder is one of our runs (its final weights) or a Hugging Face model. Nothing here loads a weight:
+a plan needs the shape and the hash alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scaling.study.config import ModelConfig, RunConfig
+from scaling.study.errors import CheckpointError, ConfigError
+from scaling.study.hub import shape_of
+from scaling.study.record import read_record
+from scaling.study.schema import build
+from scaling.study.shape import TOLERANCE, ModelShape, count_params
+
+RUN_WEIGHTS = Path("checkpoint") / "model.safetensors"
+HUB_WEIGHTS, HUB_INDEX = "model.safetensors", "model.safetensors.index.json"
+SIZES = ("layers", "width", "heads", "kv_heads", "ffn")
+# what else a shape is made of; the context is the run's own
+PARTS = ("norm", "norm_eps", "position", "rotary_base", "activation", "qk_norm", "tied", "bias")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A folder of weights.
+
+    kind: `run`, or the Hugging Face family. name: the run's id, or the folder as it was given.
+    files: safetensors in order. hash: 16 hex digits of their content.
+    """
+
+    folder: Path
+    kind: str
+    name: str
+    shape: ModelShape
+    files: tuple[Path, ...]
+    hash: str
+
+
+def open_pretrained(folder: str | Path) -> Pretrained:
+    """Look at a folder of weights: one of our runs or a Hugging Face model.
+
+    Raises:
+        CheckpointError: it holds no weights that can be read.
+        ConfigError: it is no such folder, or its model is none that ours can be.
+    """
+    path = Path(folder).expanduser()
+    if (path / "run.json").is_file():
+        return _open_run(path)
+    if (path / "config.json").is_file():
+        return _open_hub(path, str(folder))
+    raise ConfigError(
+        f"{folder}: holds neither run.json nor config.json. Give the folder of a finished run, or of "
+        "a Hugging Face model of the family llama or gpt2."
+    )
+
+
+def _open_run(path: Path) -> Pretrained:
+    weights = path / RUN_WEIGHTS
+    if not weights.is_file():
+        raise CheckpointError(
+            f"{weights}: not there. Train the run to its end with train.keep_checkpoint=true; to get "
+            "the weights of a finished run, delete its folder first."
+        )
+    record = read_record(path)
+    return Pretrained(path, "run", record.run_id, run_shape(path), (weights,), _hash((weights,)))
+
+
+def run_config(folder: Path) -> RunConfig:
+    """Read the configuration that a run left in its folder.
+
+    Raises:
+        CheckpointError: it is not there, or is no configuration.
+    """
+    import yaml
+
+    path = folder / "config.yaml"
+    try:
+        return RunConfig.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}). Put the run's config.yaml back; the weights' shape is in it."
+        ) from None
+
+
+def run_shape(folder: Path) -> ModelShape:
+    """Return the shape a run was trained with: sizes from its record, parts from its configuration."""
+    record, model = read_record(folder), run_config(folder).model
+    sizes = {k: getattr(record, k) for k in (*SIZES, "head_size", "vocab", "context")}
+    unknown = [k for k, v in sizes.items() if v is None]
+    if unknown:
+        raise CheckpointError(
+            f"{folder / 'run.json'}: {unknown[0]} is null. Train the run again to know its shape."
+        )
+    return ModelShape(**sizes, **{k: getattr(model, k) for k in PARTS})
+
+
+def _open_hub(path: Path, name: str) -> Pretrained:
+    values = _read_json(path / "config.json")
+    shape = shape_of(values, where=str(path / "config.json"))
+    files = _hub_files(path)
+    return Pretrained(path, values["model_type"], name, shape, files, _hash(files))
+
+
+def _hub_files(path: Path) -> tuple[Path, ...]:
+    if (path / HUB_WEIGHTS).is_file():
+        return (path / HUB_WEIGHTS,)
+    if not (path / HUB_INDEX).is_file():
+        raise CheckpointError(
+            f"{path / HUB_WEIGHTS}: not there. Weights are read from safetensors only, since a .bin may run code; "
+            "save the model again with save_pretrained(..., safe_serialization=True)."
+        )
+    names = sorted(set(_read_json(path / HUB_INDEX)["weight_map"].values()))
+    missing = [n for n in names if not (path / n).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{path / missing[0]}: not there, but {HUB_INDEX} names it. Copy it too."
+        )
+    return tuple(path / n for n in names)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}). Copy it again.") from None
+    return dict(values)
+
+
+def _hash(files: tuple[Path, ...]) -> str:
+    stats = [f.stat() for f in files]
+    return _hash_content(files, tuple((s.st_size, s.st_mtime_ns) for s in stats))
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_content(files: tuple[Path, ...], _: tuple[tuple[int, int], ...]) -> str:
+    """Hash files byte by byte, once per process unless size or time changes."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def adopt_shape(model: ModelConfig, source: Pretrained, *, vocab: int) -> ModelConfig:
+    """Return the model configuration with the source's shape filled in.
+
+    Sizes that are null and parts at their default are taken from the source; what is set to
+    something else is refused. The context stays the run's own: rotary positions have no table, and
+    of learned ones the first rows are used.
+
+    Raises:
+        ConfigError: a key, the vocabulary or the context contradicts the source.
+    """
+    shape, where = source.shape, f"model.init_from={source.name}"
+    if vocab != shape.vocab:
+        raise ConfigError(
+            f"data.vocab={vocab}, but the weights of {where} are for {shape.vocab} tokens. Set data.vocab={shape.vocab} "
+            "and data.tokenizer to the tokenizer they were trained with."
+        )
+    if shape.position == "learned" and model.context > shape.context:
+        raise ConfigError(
+            f"model.context={model.context}, but {where} has {shape.context} learned positions. Set model.context={shape.context} or less."
+        )
+    default = build(ModelConfig, {}, ())
+    for key in (*SIZES, *PARTS):
+        asked, has = getattr(model, key), getattr(shape, key)
+        if asked not in (has, getattr(default, key)):
+            raise ConfigError(
+                f"model.{key}={asked}, but {where} has {has}. Leave model.{key} out; the shape comes with the weights."
+            )
+    size = count_params(shape).by(model.params_convention)
+    if model.params is not None and abs(size / model.params - 1) > TOLERANCE:
+        raise ConfigError(
+            f"model.params={model.params:g}, but {where} has {size:,} {model.params_convention} parameters. "
+            "Leave model.params out; the shape comes with the weights."
+        )
+    taken = {k: getattr(shape, k) for k in (*SIZES, *PARTS)}
+    return replace(model, params=None, **taken)

@@ -1,0 +1,240 @@
+"""Weights as Hugging Face `transformers` names and lays them out, and back: llama and gpt2.
+
+What differs: our queries, keys and values are one matrix (rows: H query heads, G key heads, G value
+heads); our rotary pairs are channels (2i, 2i+1) where theirs are (i, i + Q/2); GPT-2 stores its
+matrices transposed. Nothing is rounded, so that there and back again is the same to the bit.
+Shapes in names: H query heads, G key-value heads, Q head size, D width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from scaling.study.errors import CheckpointError
+from scaling.study.hub import family_of
+from scaling.study.pretrained import Pretrained, open_pretrained
+from scaling.study.shape import ModelShape
+
+Tensors = dict[str, Tensor]
+
+# buffers that some versions saved beside the weights
+_BUFFERS = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a family names its parts; {i} is the layer. `layer` pairs our name with theirs."""
+
+    prefix: str
+    embedding: str
+    norm: str
+    block: str
+    layer: dict[str, str]
+    transposed: bool = False  # matrices of a block are stored [inputs, outputs]
+
+
+LLAMA = Names(
+    prefix="model.", embedding="embed_tokens", norm="norm", block="layers.{i}.",
+    layer={
+        "attention_norm": "input_layernorm", "attention.out": "self_attn.o_proj",
+        "ffn_norm": "post_attention_layernorm", "ffn.gate": "mlp.gate_proj",
+        "ffn.up": "mlp.up_proj", "ffn.down": "mlp.down_proj",
+    },
+)  # fmt: skip
+GPT2 = Names(
+    prefix="transformer.", embedding="wte", norm="ln_f", block="h.{i}.",
+    layer={
+        "attention_norm": "ln_1", "attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj",
+        "ffn_norm": "ln_2", "ffn.up": "mlp.c_fc", "ffn.down": "mlp.c_proj",
+    },
+    transposed=True,
+)  # fmt: skip
+
+
+def to_hub(tensors: Tensors, shape: ModelShape) -> Tensors:
+    """Return a model's weights under the names and in the layout of `transformers`.
+
+    Args:
+        tensors: ours by name, as `Transformer.named_parameters` gives them.
+        shape: one that `scaling.study.hub.family_of` accepts.
+
+    Raises:
+        ConfigError: neither llama nor gpt2 computes what this shape computes.
+        CheckpointError: a weight is missing.
+    """
+    names = LLAMA if family_of(shape) == "llama" else GPT2
+    found: Tensors = {}
+    for ours, theirs, there, _ in _pairs(names, shape):
+        if ours not in tensors:
+            raise CheckpointError(f"{ours}: not among the weights. Export a finished run.")
+        parts = there(tensors[ours])
+        found |= {name: part.contiguous() for name, part in zip(theirs, parts, strict=True)}
+    return found
+
+
+def from_hub(tensors: Tensors, shape: ModelShape, *, where: str = "weights") -> Tensors:
+    """Return weights of a `transformers` model under our names, in float32.
+
+    Raises:
+        CheckpointError: a weight is missing, of another shape, or not known.
+    """
+    names = LLAMA if family_of(shape) == "llama" else GPT2
+    # GPT-2 as first released lacks the prefix
+    given = {
+        n if n.startswith((names.prefix, "lm_head.")) else names.prefix + n: t
+        for n, t in tensors.items()
+        if not _BUFFERS.search(n)
+    }
+    if shape.tied:
+        given.pop("lm_head.weight", None)
+    found: Tensors = {}
+    for ours, theirs, _, back in _pairs(names, shape):
+        missing = [n for n in theirs if n not in given]
+        if missing:
+            raise CheckpointError(
+                f"{where}: {missing[0]} is missing. Save the model again with save_pretrained."
+            )
+        found[ours] = back([given.pop(n).float() for n in theirs]).contiguous()
+    if given:
+        raise CheckpointError(
+            f"{where}: {min(given)} is no weight of this family. Give the folder of a plain language model."
+        )
+    return found
+
+
+def load_pretrained(folder: str | Path | Pretrained) -> tuple[ModelShape, Tensors]:
+    """Read a folder of weights: a Hugging Face model (llama, gpt2) or one of our finished runs.
+
+    Args:
+        folder: its path, or what `open_pretrained` said of it.
+
+    Returns:
+        The shape, and float32 tensors under the names of `Transformer.named_parameters`.
+
+    Raises:
+        CheckpointError: no weights there, damaged, or of another shape than the folder says.
+        ConfigError: a model that ours cannot be.
+    """
+    source = folder if isinstance(folder, Pretrained) else open_pretrained(folder)
+    tensors: Tensors = {}
+    for path in source.files:
+        try:
+            tensors |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: damaged ({error}). Copy it again.") from None
+    if source.kind != "run":
+        tensors = from_hub(tensors, source.shape, where=str(source.folder))
+    check_tensors(tensors, source.shape, where=str(source.folder))
+    return source.shape, tensors
+
+
+def check_tensors(tensors: Tensors, shape: ModelShape, *, where: str) -> None:
+    """Compare names and sizes with the module that the shape builds.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    from scaling.training.model import Transformer
+
+    with torch.device("meta"):
+        wanted = {n: tuple(p.shape) for n, p in Transformer(shape).named_parameters()}
+    given = {n: tuple(t.shape) for n, t in tensors.items()}
+    for name in sorted({*wanted, *given}):
+        if wanted.get(name) != given.get(name):
+            raise CheckpointError(
+                f"{where}: {name} is {given.get(name, 'not there')}; its shape wants {wanted.get(name, 'none')}. "
+                "The folder's parts do not belong together; copy it again."
+            )
+
+
+def fit_positions(tensors: Tensors, context: int) -> Tensors:
+    """Return the tensors with the first rows of a learned position table, for a shorter context."""
+    if "position" not in tensors:
+        return tensors
+    return tensors | {"position": tensors["position"][:context].clone()}
+
+
+There = Callable[[Tensor], list[Tensor]]
+Back = Callable[[list[Tensor]], Tensor]
+
+
+def _pairs(names: Names, shape: ModelShape) -> Iterator[tuple[str, list[str], There, Back]]:
+    """Yield each of our tensors with the names of theirs, and the way there and back."""
+    yield "embedding.weight", [f"{names.prefix}{names.embedding}.weight"], _same, _first
+    if shape.position == "learned":
+        yield "position", [f"{names.prefix}wpe.weight"], _same, _first
+    for i in range(shape.layers):
+        block = names.prefix + names.block.format(i=i)
+        for our, their in names.layer.items():
+            norm = our.endswith("norm")
+            flip = names.transposed and not norm
+            for kind in _kinds(shape, norm):
+                there, back = (
+                    (_turned, _turned_back) if flip and kind == "weight" else (_same, _first)
+                )
+                yield f"blocks.{i}.{our}.{kind}", [f"{block}{their}.{kind}"], there, back
+        if not names.transposed:
+            for kind in _kinds(shape, norm=False):
+                split = [f"{block}self_attn.{x}_proj.{kind}" for x in "qkv"]
+                yield f"blocks.{i}.attention.qkv.{kind}", split, _split(shape), _join(shape)
+    for kind in _kinds(shape, norm=True):
+        yield f"norm.{kind}", [f"{names.prefix}{names.norm}.{kind}"], _same, _first
+    if not shape.tied:
+        yield "head.weight", ["lm_head.weight"], _same, _first
+
+
+def _kinds(shape: ModelShape, norm: bool) -> tuple[str, ...]:
+    biased = shape.bias and (not norm or shape.norm == "layernorm")
+    return ("weight", "bias") if biased else ("weight",)
+
+
+def _same(tensor: Tensor) -> list[Tensor]:
+    return [tensor]
+
+
+def _first(tensors: list[Tensor]) -> Tensor:
+    return tensors[0]
+
+
+def _turned(tensor: Tensor) -> list[Tensor]:
+    return [tensor.T]
+
+
+def _turned_back(tensors: list[Tensor]) -> Tensor:
+    return tensors[0].T
+
+
+def _split(s: ModelShape) -> There:
+    """Cut rows [H + 2G heads of Q] into queries, keys and values; pairs apart for the first two."""
+    sizes = [s.heads * s.head_size, s.kv_heads * s.head_size, s.kv_heads * s.head_size]
+
+    def there(rows: Tensor) -> list[Tensor]:
+        q, k, v = rows.split(sizes)
+        return [_to_halves(q, s.head_size), _to_halves(k, s.head_size), v]
+
+    return there
+
+
+def _join(s: ModelShape) -> Back:
+    def back(parts: list[Tensor]) -> Tensor:
+        q, k, v = parts
+        return torch.cat([_to_pairs(q, s.head_size), _to_pairs(k, s.head_size), v])
+
+    return back
+
+
+def _to_halves(rows: Tensor, Q: int) -> Tensor:
+    """Reorder each head's rows from (0, 1), (2, 3) ... to 0, 2, ... 1, 3 ..."""
+    return rows.unflatten(0, (-1, Q // 2, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def _to_pairs(rows: Tensor, Q: int) -> Tensor:
+    return rows.unflatten(0, (-1, 2, Q // 2)).transpose(1, 2).flatten(0, 2)
