@@ -16,6 +16,7 @@ from pathlib import Path
 from scaling.study.config import RunConfig, config_values
 from scaling.study.errors import ConfigError
 from scaling.study.flops import FlopsPerToken, flops_6nd, flops_per_token
+from scaling.study.parametrization import Parametrization, with_attention_scale
 from scaling.study.rules import batch_tokens_rule, learning_rate_rule, weight_decay_rule
 from scaling.study.shape import ModelShape, ParamCounts, count_params, resolve_shape
 from scaling.study.units import format_quantity
@@ -84,6 +85,11 @@ class RunPlan:
         return self.config.seed if seed is None else seed
 
     @property
+    def parametrization(self) -> Parametrization:
+        """Factors by which parameters differ from the standard parametrisation."""
+        return Parametrization.of(self.config.optim, self.shape)
+
+    @property
     def hash(self) -> str:
         """8 hex digits of everything that changes the run's numbers, and of nothing else.
 
@@ -135,6 +141,7 @@ def make_plan(config: RunConfig) -> RunPlan:
     # 1. N: the shape, from its own keys, from a target, or from two budgets
     target = _params_target(config)
     shape = resolve_shape(config.model, vocab=config.data.vocab, params=target)
+    shape = with_attention_scale(shape, optim=config.optim, model=config.model)
     counts, flops = count_params(shape), flops_per_token(shape)
     params = counts.by(config.model.params_convention)
 
@@ -146,7 +153,7 @@ def make_plan(config: RunConfig) -> RunPlan:
 
     # 3. hyperparameters: rules in (N, D) where nothing else is asked for
     optim = config.optim
-    lr = (optim.lr or learning_rate_rule(params, tokens)) * optim.lr_scale
+    lr = (optim.lr or _learning_rate(config, params, tokens)) * optim.lr_scale
     decay = optim.weight_decay
     if decay is None:
         decay = weight_decay_rule(params, tokens)
@@ -157,6 +164,14 @@ def make_plan(config: RunConfig) -> RunPlan:
         warmup_steps=math.ceil(optim.warmup * steps),
         cooldown_steps=math.ceil(optim.cooldown * steps) if optim.schedule == "wsd" else 0,
     )  # fmt: skip
+
+
+def _learning_rate(config: RunConfig, params: int, tokens: int) -> float:
+    """The rule's rate: at this size, or at the base shape that the other parametrisations refer to."""
+    optim = config.optim
+    if optim.parametrization != "standard":
+        params = 12 * optim.base_depth * optim.base_width**2  # 4 d^2 attention, 8 d^2 feed-forward
+    return learning_rate_rule(params, tokens)
 
 
 def _params_target(config: RunConfig) -> float | None:

@@ -42,6 +42,7 @@ class ModelShape:
     tied: bool = False
     bias: bool = False
     norm_eps: float = 1e-5  # GPT-2 and Llama 2
+    attention_scale: float | None = None  # of scores; None: 1 / sqrt(head size)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _restore(
     _copy_parameters(model, tensors, "model.")
     for name, parameter in model.named_parameters():
         state = {}
-        for key in ("step", "exp_avg", "exp_avg_sq"):
+        for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer"):
             value = tensors.get(f"optim.{key}.{name}")
             if value is not None:
                 state[key] = value.to(parameter.device)

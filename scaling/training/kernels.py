@@ -24,19 +24,21 @@ from torch import Tensor, nn
 
 class _MatmulAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_NTQ: Tensor, k_NTQ: Tensor, v_NTQ: Tensor, mask_TT: Tensor) -> Tensor:
-        scale = 1 / math.sqrt(q_NTQ.shape[-1])
+    def forward(
+        ctx: Any, q_NTQ: Tensor, k_NTQ: Tensor, v_NTQ: Tensor, mask_TT: Tensor, scale: float
+    ) -> Tensor:
         scores_NTT = torch.baddbmm(mask_TT, q_NTQ, k_NTQ.transpose(1, 2), alpha=scale)
         p_NTT = scores_NTT.softmax(-1)
         out_NQT = torch.bmm(v_NTQ.transpose(1, 2), p_NTT.transpose(1, 2))
         ctx.save_for_backward(q_NTQ, k_NTQ, v_NTQ, p_NTT, out_NQT)
+        ctx.scale = scale
         return out_NQT
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         (g_NQT,) = grads
         q_NTQ, k_NTQ, v_NTQ, p_NTT, out_NQT = ctx.saved_tensors
-        scale = 1 / math.sqrt(q_NTQ.shape[-1])
+        scale = ctx.scale
         g_NQT = g_NQT.contiguous()
         dv_NQT = torch.bmm(g_NQT, p_NTT)
         rows_NT1 = (g_NQT * out_NQT).sum(1).unsqueeze(-1)
@@ -47,22 +49,31 @@ class _MatmulAttention(torch.autograd.Function):
         )
         dk_NQT = torch.baddbmm(dv_NQT, q_NTQ.transpose(1, 2), ds_NTT, beta=0, alpha=scale)
         dq, dk, dv = (t.transpose(1, 2) for t in (dq_NQT, dk_NQT, dv_NQT))
-        return dq, dk, dv, None
+        return dq, dk, dv, None, None
 
 
-def attend_matmul(q_HBTQ: Tensor, k_HBTQ: Tensor, v_HBTQ: Tensor, mask_TT: Tensor) -> Tensor:
-    """Return softmax(q k' / sqrt(Q) + mask) v for every head and sequence.
+def attend_matmul(
+    q_HBTQ: Tensor,
+    k_HBTQ: Tensor,
+    v_HBTQ: Tensor,
+    mask_TT: Tensor,
+    *,
+    scale: float | None = None,
+) -> Tensor:
+    """Return softmax(scale q k' + mask) v for every head and sequence.
 
     Args:
         q_HBTQ, k_HBTQ, v_HBTQ: queries, keys and values; products are in the values' data type.
         mask_TT: 0 where a position may look, minus infinity where not.
+        scale: of the scores; None is 1 / sqrt(Q).
 
     Returns:
         [H, B, T, Q], not contiguous.
     """
     H, B, T, Q = q_HBTQ.shape
     q, k, v = (t.to(v_HBTQ.dtype).reshape(H * B, T, Q) for t in (q_HBTQ, k_HBTQ, v_HBTQ))
-    out_NQT: Tensor = _MatmulAttention.apply(q, k, v, mask_TT.to(q.dtype))
+    scale = 1 / math.sqrt(Q) if scale is None else scale
+    out_NQT: Tensor = _MatmulAttention.apply(q, k, v, mask_TT.to(q.dtype), scale)
     return out_NQT.view(H, B, Q, T).transpose(2, 3)
 
 

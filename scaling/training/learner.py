@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scaling.study.config import OptimConfig
+from scaling.study.parametrization import Parametrization
 from scaling.study.shape import ModelShape
 from scaling.training.device import Engine
 from scaling.training.model import Transformer
@@ -39,13 +40,13 @@ class Learner:
         seed: int,
     ) -> None:
         self.engine, self.clip = engine, optim.clip
-        self.model = (
-            Transformer(shape, attention=engine.attention, recompute=engine.recompute)
-            .init_weights(seed)
-            .to(engine.device)
-        )
+        parametrization = Parametrization.of(optim, shape)
+        model = Transformer(shape, attention=engine.attention, recompute=engine.recompute)
+        self.model = model.init_weights(seed, parametrization).to(engine.device)
         self.forward = torch.compile(self.model, dynamic=False) if engine.compile else self.model
-        self.optimizer = build_optimizer(self.model, optim, lr=lr, weight_decay=weight_decay)
+        self.optimizer = build_optimizer(
+            self.model, optim, lr=lr, weight_decay=weight_decay, parametrization=parametrization
+        )
         self.parameters: list[Tensor] = list(self.model.parameters())
 
     def learn(self, inputs: np.ndarray, targets: np.ndarray, *, lr: float) -> tuple[Tensor, Tensor]:

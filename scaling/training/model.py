@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from scaling.study.parametrization import STANDARD, Parametrization
 from scaling.study.shape import ModelShape
 from scaling.training.kernels import RmsNorm, attend_matmul
 
@@ -89,35 +90,42 @@ class Transformer(nn.Module):
         return loss if reduction == "mean" else loss.view_as(targets_BT)
 
     @torch.no_grad()
-    def init_weights(self, seed: int) -> Transformer:
+    def init_weights(self, seed: int, parametrization: Parametrization = STANDARD) -> Transformer:
         """Draw every weight from `seed`, the same on every device; returns itself.
 
         A matrix has entries of standard deviation 1/sqrt(inputs), so that a signal keeps its size
         at any width (LeCun et al. 1998); GPT-2's 0.02 is this at width 2500. The two matrices of a
         block that write to the residual stream are smaller by sqrt(2 layers), so that depth does
-        not grow it (Radford et al. 2019, section 2.3). Tables: see TABLE_STD.
+        not grow it (Radford et al. 2019, section 2.3). Tables: see TABLE_STD. Another
+        parametrisation multiplies these.
         """
         generator = torch.Generator().manual_seed(seed)
+
+        names = {id(p): n for n, p in self.named_parameters()}
 
         def draw(weight: Tensor, std: float) -> None:
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
 
+        def factor(weight: Tensor) -> float:
+            return parametrization.factors(names[id(weight)]).init
+
         residual = 1 / math.sqrt(2 * self.shape.layers)
         # a tied table is also the head, and must not make logits larger than order 1
-        table_std = (
-            min(TABLE_STD, 1 / math.sqrt(self.shape.width)) if self.shape.tied else TABLE_STD
-        )
+        width = self.shape.width / parametrization.width
+        table_std = min(TABLE_STD, 1 / math.sqrt(width)) if self.shape.tied else TABLE_STD
         draw(self.embedding.weight, table_std)
         if isinstance(self.position, nn.Parameter):
             draw(self.position, table_std)
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.weight is not self.embedding.weight:
                 scale = residual if getattr(module, "writes_residual", False) else 1.0
-                draw(module.weight, scale / math.sqrt(module.in_features))
+                draw(module.weight, factor(module.weight) * scale / math.sqrt(module.in_features))
                 if module.bias is not None:
                     module.bias.zero_()
             elif isinstance(module, (RmsNorm, nn.LayerNorm)):
                 module.reset_parameters()
+                if module is self.norm:
+                    module.weight.mul_(factor(module.weight))
         return self
 
 
@@ -155,6 +163,7 @@ class Attention(nn.Module):
         super().__init__()
         s = shape
         self.H, self.G, self.Q, self.kernel = s.heads, s.kv_heads, s.head_size, kernel
+        self.scale = s.attention_scale
         self.qkv = nn.Linear(s.width, (s.heads + 2 * s.kv_heads) * s.head_size, bias=s.bias)
         self.out = _writer(s.heads * s.head_size, s.width, s.bias)
         self.qk_norm = s.qk_norm
@@ -188,15 +197,16 @@ class Attention(nn.Module):
             t.repeat_interleave(H // G, dim=0) if G < H else t for t in (k_GBTQ, v_GBTQ)
         )
         if self.kernel == "matmul":
-            y_HBTQ = attend_matmul(q_HBTQ, k_HBTQ, v_HBTQ, self.mask_TT[:T, :T])
+            mask_TT = self.mask_TT[:T, :T]
+            y_HBTQ = attend_matmul(q_HBTQ, k_HBTQ, v_HBTQ, mask_TT, scale=self.scale)
         else:
             y_HBTQ = self._attend_sdpa(q_HBTQ, k_HBTQ, v_HBTQ)
         return self.out(y_HBTQ.permute(1, 2, 0, 3).reshape(B, T, H * Q))
 
-    @staticmethod
-    def _attend_sdpa(q_HBTQ: Tensor, k_HBTQ: Tensor, v_HBTQ: Tensor) -> Tensor:
+    def _attend_sdpa(self, q_HBTQ: Tensor, k_HBTQ: Tensor, v_HBTQ: Tensor) -> Tensor:
         q, k, v = (t.transpose(0, 1) for t in (q_HBTQ, k_HBTQ, v_HBTQ))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(0, 1)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+        return y.transpose(0, 1)
 
 
 class FeedForward(nn.Module):

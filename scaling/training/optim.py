@@ -1,4 +1,4 @@
-"""AdamW, gradient clipping, and the learning rate as a pure function of the step."""
+"""AdamW and Muon, gradient clipping, and the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from scaling.study.config import OptimConfig
+from scaling.study.errors import ConfigError
+from scaling.study.parametrization import STANDARD, Parametrization
 from scaling.study.plan import RunPlan
+
+MUON_EPS = 1e-7  # added to the norm that the momentum is divided by; torch's own value
 
 
 @dataclass(frozen=True)
@@ -63,33 +67,86 @@ class Schedule:
 
 
 def build_optimizer(
-    model: nn.Module, config: OptimConfig, *, lr: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """Return AdamW in its fused form where the device has one.
+    model: nn.Module,
+    config: OptimConfig,
+    *,
+    lr: float,
+    weight_decay: float,
+    parametrization: Parametrization = STANDARD,
+) -> torch.optim.Optimizer:
+    """Return AdamW in its fused form where the device has one, or Muon beside it.
 
     Matrices that multiply activations decay. Norms and biases do not: decay would pull a gain
     towards 0. Token and position tables do not either: a rare token's row would shrink between its
     visits, and small rows mean large gradients behind a norm (OLMo 2, arXiv:2501.00656, section 3.4).
     A head that is tied to the token table follows the table.
+
+    Each group has the key `scale`, its factor on the run's learning rate; see `set_lr`.
+
+    Raises:
+        ConfigError: Muon is asked for and this torch has none.
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     tables |= {id(p) for name, p in model.named_parameters() if name.endswith("position")}
-    matrices = [p for p in model.parameters() if p.dim() >= 2 and id(p) not in tables]
-    others = [p for p in model.parameters() if p.dim() < 2 or id(p) in tables]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(
-        groups, lr=lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused
+    groups: dict[tuple, dict] = {}
+    for name, parameter in model.named_parameters():
+        factors = parametrization.factors(name)
+        matrix = parameter.dim() >= 2 and id(parameter) not in tables
+        orthogonal = config.name == "muon" and matrix and name.startswith("blocks.")
+        decay = weight_decay * factors.weight_decay if matrix else 0.0
+        key = (orthogonal, not matrix, factors.lr, decay, factors.eps)
+        group = groups.setdefault(
+            key,
+            {"params": [], "lr": lr * factors.lr, "scale": factors.lr, "weight_decay": decay,
+             "eps": config.eps * factors.eps},
+        )  # fmt: skip
+        group["params"].append(parameter)
+    by_muon, others = (
+        [groups[k] for k in sorted(groups) if k[0] is muon] for muon in (True, False)
     )
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    adamw = torch.optim.AdamW(others, lr=lr, betas=(config.beta1, config.beta2), fused=fused)
+    return MuonAdamW(by_muon, adamw, lr=lr) if by_muon else adamw
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for the matrices in blocks and AdamW for the rest, as one optimiser.
+
+    Muon steps along the nearest orthogonal matrix to the momentum. Its step is scaled to entries of
+    the size of AdamW's (0.2 sqrt(larger side)), so that rate and decay mean the same for both.
+
+    Args:
+        groups: what Muon trains: matrices only.
+        adamw: what trains the rest.
+        lr: peak learning rate.
+
+    Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; the scale from Liu et al. 2025,
+    arXiv:2502.16982, section 2.2.
+    """
+
+    def __init__(self, groups: list[dict], adamw: torch.optim.AdamW, *, lr: float) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise ConfigError(
+                f"optim.name: muon needs torch 2.9 or newer; this is {torch.__version__}. "
+                "Set optim.name=adamw or update torch."
+            )
+        for group in groups:
+            group["eps"] = MUON_EPS
+        muon = torch.optim.Muon(groups, lr=lr, adjust_lr_fn="match_rms_adamw")
+        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+        muon.state = adamw.state = self.state  # one state, so that a checkpoint sees all of it
+        self.parts = (muon, adamw)
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Let each step its own parameters."""
+        for part in self.parts:
+            part.step()
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group to the run's times the group's factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("scale", 1.0)
 
 
 def clip_gradients(parameters: list[Tensor], max_norm: float) -> Tensor:
