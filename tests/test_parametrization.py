@@ -14,6 +14,7 @@ from scaling.study.parametrization import Parametrization, with_attention_scale
 from scaling.study.plan import make_plan
 from scaling.study.shape import resolve_shape
 from scaling.training.coordinates import PARTS, coordinate_check
+from scaling.training.huggingface import from_hub, to_hub
 from scaling.training.model import Transformer
 from scaling.training.optim import build_optimizer, set_lr
 from scaling.training.trainer import train
@@ -207,3 +208,20 @@ def test_set_lr_keeps_the_factors():
     assert sorted({g["lr"] for g in optimizer.param_groups}) == pytest.approx([0.001, 0.004])
     products = [g["lr"] * g["weight_decay"] for g in optimizer.param_groups if g["weight_decay"]]
     assert products == pytest.approx([0.0004] * len(products))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_exported_weights_need_no_scale(family):
+    parts = {"norm": "layernorm", "position": "learned", "activation": "gelu", "bias": True}
+    model = ModelConfig(
+        width=32, layers=2, heads=2, context=8, **(parts if family == "gpt2" else {})
+    )
+    plain = resolve_shape(model, vocab=16)
+    scaled = dataclasses.replace(plain, attention_scale=0.4)
+    ours, theirs = Transformer(scaled).init_weights(0), Transformer(plain)
+    if family == "gpt2":
+        torch.nn.init.normal_(ours.blocks[0].attention.qkv.bias)
+    there = to_hub({n: p.detach() for n, p in ours.named_parameters()}, scaled)
+    theirs.load_state_dict(from_hub(there, plain), strict=False)
+    tokens = torch.randint(16, (2, 8), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(theirs(tokens), ours(tokens))

@@ -80,7 +80,7 @@ class OptimConfig:
 
     name: str = _key("adamw", "", "adamw; muon: matrices in blocks by Muon, the rest by AdamW.", choices=("adamw", "muon"))
     parametrization: str = _key("standard", "", "How rates and initial sizes follow the shape: standard (the rule in N), mup (width), completep (width and depth).", choices=("standard", "mup", "completep"))
-    base_width: int = _key(64, "channels", "mup, completep: width at which every rate is as given.", least=8)
+    base_width: int = _key(64, "channels", "mup, completep: width at which every rate is as given.", least=1)
     base_depth: int = _key(2, "layers", "completep: depth at which every rate is as given.", least=1)
     lr: float | None = _key(None, "1/step", "Peak learning rate; null: by rule.", above=0)
     lr_scale: float = _key(1.0, "", "Factor on the learning rate, to check the rule.", above=0)

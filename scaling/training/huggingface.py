@@ -71,6 +71,7 @@ def to_hub(tensors: Tensors, shape: ModelShape) -> Tensors:
         CheckpointError: a weight is missing.
     """
     names = LLAMA if family_of(shape) == "llama" else GPT2
+    tensors = _with_usual_scale(tensors, shape)
     found: Tensors = {}
     for ours, theirs, there, _ in _pairs(names, shape):
         if ours not in tensors:
@@ -189,6 +190,18 @@ def _pairs(names: Names, shape: ModelShape) -> Iterator[tuple[str, list[str], Th
         yield f"norm.{kind}", [f"{names.prefix}{names.norm}.{kind}"], _same, _first
     if not shape.tied:
         yield "head.weight", ["lm_head.weight"], _same, _first
+
+
+def _with_usual_scale(tensors: Tensors, s: ModelShape) -> Tensors:
+    """Scale the queries so that scores need only 1 / sqrt(Q), which is all that families know."""
+    if s.attention_scale is None:
+        return tensors
+    factor = torch.ones((s.heads + 2 * s.kv_heads) * s.head_size)
+    factor[: s.heads * s.head_size] = s.attention_scale * s.head_size**0.5
+    return {
+        name: (t.T * factor.to(t)).T.contiguous() if ".attention.qkv." in name else t
+        for name, t in tensors.items()
+    }
 
 
 def _kinds(shape: ModelShape, norm: bool) -> tuple[str, ...]:
