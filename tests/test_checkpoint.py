@@ -34,27 +34,31 @@ def build(plan, seed: int = 0) -> Learner:
     )
 
 
+def taker(learner: Learner):
+    return lambda tensors: learner.load(0, tensors)
+
+
 def learn(learner: Learner, steps: int, seed: int = 0) -> list[float]:
     tokens = torch.randint(
         32, (steps, 4, 33), generator=torch.Generator().manual_seed(seed)
     ).numpy()
-    return [learner.learn(t[:, :-1], t[:, 1:], lr=0.01)[0].item() for t in tokens]
+    return [learner.learn(t[None, :, :-1], t[None, :, 1:], lr=[0.01])[0].item() for t in tokens]
 
 
 def test_restored_learner_goes_on_to_the_bit(tmp_path, learner):
     learn(learner, 3)
     progress = Progress(run_hash="abc", step=3, loss_sum=1 / 3, loss_count=2, seconds=0.1)
-    save_checkpoint(tmp_path, learner.model, learner.optimizer, progress)
+    save_checkpoint(tmp_path, learner.tensors(0), progress)
     expected = learn(learner, 4, seed=1)
     other = build(small_plan(tmp_path), seed=9)
-    restored, problems = load_checkpoint(tmp_path, other.model, other.optimizer, run_hash="abc")
+    restored, problems = load_checkpoint(tmp_path, taker(other), run_hash="abc")
     assert (restored, problems) == (progress, [])
     assert learn(other, 4, seed=1) == expected
 
 
 def test_only_the_last_two_are_kept(tmp_path, learner):
     for step in (1, 2, 10):
-        save_checkpoint(tmp_path, learner.model, learner.optimizer, Progress("abc", step))
+        save_checkpoint(tmp_path, learner.tensors(0), Progress("abc", step))
     assert [p.name for p in list_checkpoints(tmp_path)] == [
         "step-000000010.safetensors",
         "step-000000002.safetensors",
@@ -65,9 +69,9 @@ def test_only_the_last_two_are_kept(tmp_path, learner):
 @pytest.mark.parametrize("damage", ["cut in half", "empty", "one bit", "header"])
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, learner, damage):
     learn(learner, 1)
-    save_checkpoint(tmp_path, learner.model, learner.optimizer, Progress("abc", 1))
+    save_checkpoint(tmp_path, learner.tensors(0), Progress("abc", 1))
     learn(learner, 1)
-    path = save_checkpoint(tmp_path, learner.model, learner.optimizer, Progress("abc", 2))
+    path = save_checkpoint(tmp_path, learner.tensors(0), Progress("abc", 2))
     data = bytearray(path.read_bytes())
     if damage == "cut in half":
         data = data[: len(data) // 2]
@@ -76,40 +80,40 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, learner, dama
     else:
         data[len(data) - 100 if damage == "one bit" else 20] ^= 4
     path.write_bytes(data)
-    restored, problems = load_checkpoint(tmp_path, learner.model, learner.optimizer, run_hash="abc")
+    restored, problems = load_checkpoint(tmp_path, taker(learner), run_hash="abc")
     assert restored.step == 1
     assert len(problems) == 1 and "step-000000002.safetensors: damaged" in problems[0]
 
 
 def test_checkpoint_of_another_run_or_shape_is_not_taken(tmp_path, learner):
     learn(learner, 1)
-    save_checkpoint(tmp_path, learner.model, learner.optimizer, Progress("abc", 1))
-    restored, problems = load_checkpoint(tmp_path, learner.model, learner.optimizer, run_hash="xyz")
+    save_checkpoint(tmp_path, learner.tensors(0), Progress("abc", 1))
+    restored, problems = load_checkpoint(tmp_path, taker(learner), run_hash="xyz")
     assert restored.step == 0 and "belongs to run abc" in problems[0]
     wider = build(small_plan(tmp_path, **{"model.width": 32}))
     fresh = [p.clone() for p in wider.model.parameters()]
-    restored, problems = load_checkpoint(tmp_path, wider.model, wider.optimizer, run_hash="abc")
+    restored, problems = load_checkpoint(tmp_path, taker(wider), run_hash="abc")
     assert restored.step == 0 and "the model has" in problems[0]
     assert all(torch.equal(a, b) for a, b in zip(fresh, wider.model.parameters(), strict=True))
 
 
 def test_interrupted_write_leaves_the_old_checkpoint(tmp_path, learner, monkeypatch):
     learn(learner, 1)
-    save_checkpoint(tmp_path, learner.model, learner.optimizer, Progress("abc", 1))
+    save_checkpoint(tmp_path, learner.tensors(0), Progress("abc", 1))
 
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(tmp_path, learner.model, learner.optimizer, Progress("abc", 2))
+        save_checkpoint(tmp_path, learner.tensors(0), Progress("abc", 2))
     assert [p.name for p in (tmp_path / "checkpoint").iterdir()] == ["step-000000001.safetensors"]
 
 
 def test_weights_round_trip_with_a_tied_head(tmp_path):
     plan = small_plan(tmp_path, **{"model.tied": True})
     first, second = build(plan, seed=0), build(plan, seed=1)
-    save_weights(tmp_path, first.model)
+    save_weights(tmp_path, first.tensors(0))
     load_weights(tmp_path, second.model)
     assert torch.equal(first.model.head.weight, second.model.head.weight)
     assert second.model.head.weight is second.model.embedding.weight

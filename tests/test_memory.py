@@ -105,7 +105,9 @@ def test_recomputed_blocks_give_the_same_losses_to_the_bit(tmp_path):
         )
         assert learner.model.blocks[0].recompute is recompute
         tokens = torch.randint(32, (5, 8, 33), generator=torch.Generator().manual_seed(0)).numpy()
-        losses.append([learner.learn(t[:, :-1], t[:, 1:], lr=0.01)[0].item() for t in tokens])
+        losses.append(
+            [learner.learn(t[None, :, :-1], t[None, :, 1:], lr=[0.01])[0].item() for t in tokens]
+        )
     assert losses[0] == losses[1]
 
 

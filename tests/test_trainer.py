@@ -26,9 +26,10 @@ from scaling.training.data import prepare
 from scaling.training.device import choose_engine
 from scaling.training.evaluate import evaluate, summarise
 from scaling.training.learner import Learner
+from scaling.training.member import eval_points, log_points
 from scaling.training.memory import memory_estimate
 from scaling.training.model import Transformer
-from scaling.training.trainer import eval_points, log_points, train
+from scaling.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,8 @@ def test_record_tells_what_was_trained(finished):
     assert record.mfu is None  # no peak is known for a CPU
     assert record.tokens_per_second > 0 and record.memory_bytes > 1e7
     unknown = {k for k, v in record.to_dict().items() if v is None}
-    assert unknown <= {"reason", "parent", "mfu", "family", "source_hash"}
+    trunk = {"parent", "parent_tokens", "parent_seconds", "stacked"}
+    assert unknown <= {"reason", "mfu", "family", "source_hash"} | trunk
 
 
 def test_loss_lies_between_the_source_and_its_unigram(finished):
@@ -120,7 +122,9 @@ def test_accumulated_gradients_equal_the_whole_batch(micro_tokens):
         learner = Learner(
             plan.shape, engine, optim=OptimConfig(), lr=0.01, weight_decay=0.1, seed=0
         )
-        losses = [learner.learn(x[:, :-1], x[:, 1:], lr=0.01)[0].item() for _ in range(5)]
+        losses = [
+            learner.learn(x[None, :, :-1], x[None, :, 1:], lr=[0.01])[0].item() for _ in range(5)
+        ]
         results.append(losses)
     assert results[0] == pytest.approx(results[1], abs=1e-5)  # float32 sums in another order
 

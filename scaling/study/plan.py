@@ -12,6 +12,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scaling.study.config import RunConfig, config_values
 from scaling.study.errors import ConfigError
@@ -35,7 +36,17 @@ _RESOLVED = (
     "optim.lr",
     "optim.batch",
     "optim.weight_decay",
+    "optim.horizon",
     "data.order_seed",
+)
+_RESOLVED_TO = (
+    "steps",
+    "batch_seqs",
+    "lr",
+    "weight_decay",
+    "warmup_steps",
+    "cooldown_steps",
+    "order_seed",
 )
 
 
@@ -97,28 +108,25 @@ class RunPlan:
         changed rule is another. Values at their default do not enter, so that a new key leaves
         finished runs valid; a changed default needs another `HASH_VERSION`.
         """
+        asked, resolved, shape = self.identity
+        text = json.dumps([HASH_VERSION, asked, resolved, shape], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def identity(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """What `hash` is taken of: keys that differ from their default, resolved numbers, shape."""
         asked = {
             k.name: v
             for k, v in config_values(self.config)
             if k.numbers and v != k.default and not k.name.startswith(_RESOLVED)
         }
-        names = (
-            "steps",
-            "batch_seqs",
-            "lr",
-            "weight_decay",
-            "warmup_steps",
-            "cooldown_steps",
-            "order_seed",
-        )
-        resolved = {name: getattr(self, name) for name in names}
+        resolved = {name: getattr(self, name) for name in _RESOLVED_TO}
         shape = {
             f.name: getattr(self.shape, f.name)
             for f in dataclasses.fields(self.shape)
             if getattr(self.shape, f.name) != f.default
         }
-        text = json.dumps([HASH_VERSION, asked, resolved, shape], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return asked, resolved, shape
 
     @property
     def run_id(self) -> str:
@@ -153,20 +161,25 @@ def make_plan(config: RunConfig) -> RunPlan:
 
     # 3. hyperparameters: rules in (N, D) where nothing else is asked for
     optim = config.optim
-    lr = (optim.lr or _learning_rate(config, params, tokens)) * optim.lr_scale
+    horizon = optim.horizon or tokens
+    lr = (optim.lr or _learning_rate(config, params, horizon)) * optim.lr_scale
     decay = optim.weight_decay
     if decay is None:
-        decay = weight_decay_rule(params, tokens)
+        decay = weight_decay_rule(params, horizon)
+    warmup_steps = math.ceil(optim.warmup * steps)
+    if optim.horizon:
+        horizon_steps = max(1, round(horizon / (batch_seqs * shape.context)))
+        warmup_steps = min(steps, math.ceil(optim.warmup * horizon_steps))
     return RunPlan(
         config=config, shape=shape, counts=counts, flops=flops,
         params_target=target or params, tokens_target=wanted,
         tokens=tokens, steps=steps, batch_seqs=batch_seqs, lr=float(f"{lr:.6g}"), weight_decay=float(f"{decay:.6g}"),
-        warmup_steps=math.ceil(optim.warmup * steps),
+        warmup_steps=warmup_steps,
         cooldown_steps=math.ceil(optim.cooldown * steps) if optim.schedule == "wsd" else 0,
     )  # fmt: skip
 
 
-def _learning_rate(config: RunConfig, params: int, tokens: int) -> float:
+def _learning_rate(config: RunConfig, params: int, tokens: float) -> float:
     """The rule's rate: at this size, or at the base shape that the other parametrisations refer to."""
     optim = config.optim
     if optim.parametrization != "standard":
@@ -234,4 +247,5 @@ def _batch_seqs(config: RunConfig, tokens: float) -> int:
             f"budget: {tokens:g} tokens are less than one sequence of {context} (model.context). "
             "Ask for a larger budget or a shorter context."
         )
-    return max(1, round((asked or batch_tokens_rule(tokens)) / context))
+    by_rule = batch_tokens_rule(config.optim.horizon or tokens)
+    return max(1, round((asked or by_rule) / context))

@@ -83,7 +83,8 @@ def measure_step_seconds(
         eval_seqs = max(1, EVAL_TOKENS.get(engine.device.type, 4096) // shape.context)
 
         def step() -> None:
-            loss, _ = learner.learn(*_gather(store, batch_seqs, shape.context), lr=1e-4)
+            inputs, targets = _gather(store, batch_seqs, shape.context)
+            loss, _ = learner.learn(inputs[None], targets[None], lr=[1e-4])
             loss.item()  # waits for the device
 
         def validate() -> None:
@@ -92,7 +93,7 @@ def measure_step_seconds(
                 for a in _gather(store, eval_seqs, shape.context)
             )
             with torch.inference_mode(), engine.autocast():
-                learner.model(x, y, reduction="none").double().mean(1).cpu()
+                learner.module(0)(x, y, reduction="none").double().mean(1).cpu()
 
         return StepCost(
             step=_time(step, 0.8 * seconds),

@@ -7,12 +7,15 @@ hold numbers only: opening someone else's folder runs no code.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,7 +35,7 @@ class Progress:
 
     step: optimiser steps done. loss_sum and loss_count: training loss since the last row.
     seconds, train_seconds, row_seconds: time so far, its part in training steps, that since the
-    last row.
+    last row. shared: the same of the runs that are still on this run's trunk, by run id.
     """
 
     run_hash: str
@@ -42,14 +45,17 @@ class Progress:
     seconds: float = 0.0
     train_seconds: float = 0.0
     row_seconds: float = 0.0
+    shared: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
-) -> Path:
-    """Write `checkpoint/step-N.safetensors` and drop all but the last two."""
-    tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters()}
-    tensors |= {f"optim.{key}.{n}": value for n, key, value in _moments(model, optimizer)}
+def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Progress) -> Path:
+    """Write `checkpoint/step-N.safetensors` and drop all but the last two.
+
+    Args:
+        folder: the run's.
+        tensors: what a learner's `tensors` returns.
+        progress: where the run is.
+    """
     path = folder / FOLDER / f"step-{progress.step:09d}.safetensors"
     _write(path, tensors, asdict(progress))
     for old in list_checkpoints(folder)[KEEP:]:
@@ -58,9 +64,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, run_hash: str
+    folder: Path, take: Callable[[dict[str, Tensor]], None], *, run_hash: str
 ) -> tuple[Progress, list[str]]:
-    """Restore the newest whole checkpoint into model and optimiser.
+    """Hand the tensors of the newest whole checkpoint to `take`.
+
+    Args:
+        folder: the run's.
+        take: takes them over, or raises CheckpointError if they do not fit.
+        run_hash: what the checkpoint must belong to.
 
     Returns:
         The progress it stands for (step 0 if there is none) and what was wrong with newer ones.
@@ -70,16 +81,31 @@ def load_checkpoint(
         try:
             tensors, values = _read(path)
             progress = Progress(**values)
-            if progress.run_hash != run_hash:
-                raise CheckpointError(
-                    f"{path}: belongs to run {progress.run_hash}, not to {run_hash}."
-                )
-            _restore(model, optimizer, tensors)
+            _check_owner(path, progress, run_hash)
+            take(tensors)
         except CheckpointError as error:
             problems.append(str(error))
         else:
             return progress, problems
     return Progress(run_hash=run_hash), problems
+
+
+def peek_checkpoint(folder: Path, *, run_hash: str) -> Progress | None:
+    """Return the progress of the newest readable checkpoint without its tensors; null if none is.
+
+    Damage inside the tensors shows only when they are loaded.
+    """
+    for path in list_checkpoints(folder):
+        with contextlib.suppress(CheckpointError):
+            progress = Progress(**json.loads(_read_metadata(path)["progress"]))
+            _check_owner(path, progress, run_hash)
+            return progress
+    return None
+
+
+def _check_owner(path: Path, progress: Progress, run_hash: str) -> None:
+    if progress.run_hash != run_hash:
+        raise CheckpointError(f"{path}: belongs to run {progress.run_hash}, not to {run_hash}.")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -89,10 +115,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     )
 
 
-def save_weights(folder: Path, model: nn.Module) -> Path:
-    """Write the final weights as `checkpoint/model.safetensors`."""
+def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
+    """Write the final weights, out of a learner's `tensors`, as `checkpoint/model.safetensors`."""
     path = folder / FOLDER / "model.safetensors"
-    _write(path, {n: p.detach() for n, p in model.named_parameters()}, {})
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    _write(path, weights, {})
     return path
 
 
@@ -103,7 +130,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         CheckpointError: no weights there, damaged, or of another shape.
     """
     tensors, _ = _read(folder / FOLDER / "model.safetensors")
-    _copy_parameters(model, tensors, "")
+    copy_parameters(model, tensors)
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -112,28 +139,12 @@ def remove_checkpoints(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, str, Tensor]]:
-    return [
-        (n, key, value)
-        for n, p in model.named_parameters()
-        for key, value in optimizer.state[p].items()
-    ]
+def copy_parameters(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str = "") -> None:
+    """Copy tensors into the parameters of the same names.
 
-
-def _restore(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
-) -> None:
-    _copy_parameters(model, tensors, "model.")
-    for name, parameter in model.named_parameters():
-        state = {}
-        for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer"):
-            value = tensors.get(f"optim.{key}.{name}")
-            if value is not None:
-                state[key] = value.to(parameter.device)
-        optimizer.state[parameter] = state
-
-
-def _copy_parameters(model: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    Raises:
+        CheckpointError: one is missing or of another shape.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             value = tensors.get(prefix + name)
@@ -145,7 +156,7 @@ def _copy_parameters(model: nn.Module, tensors: dict[str, Tensor], prefix: str) 
             parameter.copy_(value)
 
 
-def _write(path: Path, tensors: dict[str, Tensor], values: dict) -> None:
+def _write(path: Path, tensors: Mapping[str, Tensor], values: dict) -> None:
     """Write tensors, values and a checksum of both; on disk before it has its name."""
     tensors = {n: t.detach().contiguous().cpu() for n, t in tensors.items()}
     text = json.dumps(values, sort_keys=True)
@@ -164,24 +175,36 @@ def _write(path: Path, tensors: dict[str, Tensor], values: dict) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict]:
+    metadata = _read_metadata(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
         tensors = load_file(path)
         values = json.loads(metadata["progress"])
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise _damaged(path, error) from None
+    if metadata.get("sha256") != _digest(tensors, metadata["progress"]):
+        raise _damaged(path, "checksum differs")
+    return tensors, values
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: not there. Train the run with train.keep_checkpoint=true."
         ) from None
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{path}: damaged ({error}). Delete it; the run goes on from an older one."
-        ) from None
-    if metadata.get("sha256") != _digest(tensors, metadata["progress"]):
-        raise CheckpointError(
-            f"{path}: damaged (checksum differs). Delete it; the run goes on from an older one."
-        )
-    return tensors, values
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from None
+    if "progress" not in metadata:
+        raise _damaged(path, "no progress in it")
+    return metadata
+
+
+def _damaged(path: Path, why: object) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: damaged ({why}). Delete it; the run goes on from an older one."
+    )
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

@@ -1,18 +1,21 @@
 """Model and optimiser on their device, and one optimiser step: the whole of the numerics.
 
-The trainer and the calibration both take their steps here. More devices will wrap `forward` and
-hand each process its rows; nothing else needs to know.
+The trainer and the calibration both take their steps here. A learner has slots, each a set of
+weights that learns from its own batch: one here, several in a stack of models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scaling.study.config import OptimConfig
 from scaling.study.parametrization import Parametrization
 from scaling.study.shape import ModelShape
+from scaling.training.checkpoint import copy_parameters
 from scaling.training.device import Engine
 from scaling.training.model import Transformer
 from scaling.training.optim import build_optimizer, clip_gradients, set_lr
@@ -28,6 +31,8 @@ class Learner:
         lr, weight_decay: peak rate and decay that the optimiser is built with.
         seed: of the weights.
     """
+
+    slots = 1
 
     def __init__(
         self,
@@ -49,18 +54,22 @@ class Learner:
         )
         self.parameters: list[Tensor] = list(self.model.parameters())
 
-    def learn(self, inputs: np.ndarray, targets: np.ndarray, *, lr: float) -> tuple[Tensor, Tensor]:
+    def learn(
+        self, inputs: np.ndarray, targets: np.ndarray, *, lr: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
         """Do one optimiser step on a global batch, in micro-batches that add up to it.
 
         Args:
-            inputs, targets: int64 [sequences, context].
-            lr: learning rate of this step.
+            inputs, targets: int64 [slots, sequences, context].
+            lr: learning rate of this step, one per slot.
 
         Returns:
-            Mean loss in nats/token and gradient norm before clipping, both left on the device.
+            Mean losses in nats/token and gradient norms before clipping, [slots] each, left on the
+            device.
         """
         x, y = (
-            torch.as_tensor(a).to(self.engine.device, non_blocking=True) for a in (inputs, targets)
+            torch.as_tensor(a).to(self.engine.device, non_blocking=True)
+            for a in (inputs[0], targets[0])
         )
         rows, micro = len(x), self.engine.micro_seqs
         total = torch.zeros((), device=self.engine.device)
@@ -72,11 +81,42 @@ class Learner:
             loss.backward()
             total += loss.detach()
         norm = clip_gradients(self.parameters, self.clip)
-        set_lr(self.optimizer, lr)
+        set_lr(self.optimizer, lr[0])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return total, norm
+        return total.view(1), norm.view(1)
 
-    def is_finite(self) -> bool:
-        """Return whether every weight is a number."""
+    def module(self, slot: int) -> nn.Module:
+        """Return the model in a slot, to be called as module(x, y, reduction="none")."""
+        return self.model
+
+    def tensors(self, slot: int) -> dict[str, Tensor]:
+        """Return all that a checkpoint holds of a slot: `model.NAME` and `optim.KEY.NAME`."""
+        tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optim.{key}.{name}"] = value
+        return tensors
+
+    def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `tensors` returned.
+
+        Raises:
+            CheckpointError: a weight is missing or of another shape.
+        """
+        copy_parameters(self.model, tensors, "model.")
+        states: dict[str, dict[str, Tensor]] = {}
+        for full, value in tensors.items():
+            kind, _, rest = full.partition(".")
+            if kind == "optim":
+                key, _, name = rest.partition(".")
+                states.setdefault(name, {})[key] = value
+        for name, parameter in self.model.named_parameters():
+            state = states.get(name, {})
+            self.optimizer.state[parameter] = {
+                key: value.to(parameter.device) for key, value in state.items()
+            }
+
+    def is_finite(self, slot: int) -> bool:
+        """Return whether every weight of a slot is a number."""
         return all(bool(torch.isfinite(p).all()) for p in self.parameters)

@@ -57,13 +57,15 @@ class Logbook:
         self.plan, self.folder, self.on_progress = plan, plan.folder, on_progress
         self.rows: list[dict[str, Any]] = []
         self.tracker: Tracker | None = None
+        self.opened = False
         self._written = 0.0
         self.record = _planned_record(plan)
         if (self.folder / "run.json").exists():
             before = read_record(self.folder)
             self.record = self.record.replace(
-                started_at=before.started_at, resumes=before.resumes, seconds=before.seconds
-            )
+                started_at=before.started_at, resumes=before.resumes, seconds=before.seconds,
+                parent=before.parent, parent_tokens=before.parent_tokens, parent_seconds=before.parent_seconds,
+            )  # fmt: skip
         write_atomic(
             self.folder / "config.yaml",
             yaml.safe_dump(plan.config.to_dict(), sort_keys=False, allow_unicode=True),
@@ -89,7 +91,13 @@ class Logbook:
         )
 
     def go_on_from(self, step: int) -> None:
-        """Cut the rows that a resumed run will write again, and start the tracker."""
+        """Cut the rows that a resumed run will write again, and start the tracker.
+
+        A run that just left a trunk in this process has its rows and tracker already.
+        """
+        if self.opened:
+            return
+        self.opened = True
         self.rows = [row for row in read_metrics(self.folder) if row["step"] <= step]
         write_atomic(
             self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows)
@@ -97,6 +105,8 @@ class Logbook:
         if step:
             self.record = self.record.replace(resumes=self.record.resumes + 1)
             self.note(f"continued from step {step} of {self.plan.steps}")
+        else:
+            self.refresh(parent=None, parent_tokens=None, parent_seconds=None)
         self.tracker = open_tracker(self.plan, self.record, note=self.note)
         self.refresh(now=True)
 

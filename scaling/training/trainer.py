@@ -1,42 +1,25 @@
-"""Train one run from its plan to its record; go on where an interrupted one stopped."""
+"""Train runs from their plans to their records; go on where an interrupted one stopped."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from scaling.study.errors import DataError, TrainError
+from scaling.study.errors import DataError, ScalingError, TrainError
 from scaling.study.plan import RunPlan
-from scaling.study.record import RunRecord, check_writable
-from scaling.training.checkpoint import (
-    Progress,
-    load_checkpoint,
-    remove_checkpoints,
-    save_checkpoint,
-    save_weights,
-)
+from scaling.study.record import RunRecord, check_writable, read_record
 from scaling.training.claim import Claim
 from scaling.training.data import TokenData, prepare
 from scaling.training.device import Engine, choose_engine
-from scaling.training.evaluate import Evaluation, evaluate
 from scaling.training.interrupt import Interrupt
 from scaling.training.learner import Learner
+from scaling.training.lineup import line_up
 from scaling.training.logbook import Logbook, OnProgress, finished_record
-from scaling.training.optim import Schedule
+from scaling.training.member import Member
 from scaling.training.simulated import simulate_run
-
-EVAL_DECADES = 2.0  # validation points spread over the last two decades of tokens
-
-# A run that ends this far above ln V, the loss of uniform guessing, has diverged. Fresh weights
-# score at most 0.5 nats above it (logits of variance 1).
-DIVERGED_ABOVE = 1.0  # nats/token
+from scaling.training.team import Slot, Team
 
 
 def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
@@ -59,85 +42,144 @@ def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
         RecordError: the folder cannot be written.
         DataError: the data is missing, damaged, or would be repeated more than `data.max_epochs`.
     """
-    # 1. what is finished is not trained again
-    record = finished_record(plan.folder)
-    if record is not None:
-        return record
-    check_writable(plan.folder)
+    return train_together([plan], on_progress=on_progress)[0]
 
-    # 2. one process per run; another may have finished it meanwhile
-    with _explained(plan.folder), Claim(plan.folder) as claim:
-        record = finished_record(plan.folder)
-        if record is not None:
-            return record
-        book = Logbook(plan, on_progress=on_progress)
-        if claim.taken_over:
-            book.note(claim.taken_over)
-        try:
-            if plan.config.data.source == "zipf_memory":
-                return simulate_run(plan, book)
-            return _train(plan, book, claim)
-        except Exception as error:  # recorded, whatever it is, and raised again
+
+def train_together(
+    plans: Sequence[RunPlan], *, on_progress: OnProgress | None = None
+) -> list[RunRecord]:
+    """Train several runs in this process, sharing what can be shared.
+
+    Runs on one trunk (see `scaling.study.trunks`) train their common steps once; runs of one shape
+    train as one stacked program where that is faster. Each has the losses it would have had alone.
+
+    Args:
+        plans: the runs; one that cannot be trained does not stop the others.
+        on_progress: as in `train`, called for every run.
+
+    Returns:
+        Their records, in order.
+
+    Raises:
+        ScalingError: the first one's error, after all others were trained; else as `train`.
+    """
+    with contextlib.ExitStack() as stack:
+        job = Job(on_progress)
+        for plan in plans:
+            job.take(plan, stack)
+        job.run()
+    if job.errors:
+        raise next(iter(job.errors.values()))
+    return [read_record(plan.folder) for plan in plans]
+
+
+class Job:
+    """What one process trains, one team after another."""
+
+    def __init__(self, on_progress: OnProgress | None = None) -> None:
+        self.on_progress = on_progress
+        self.claims: dict[str, Claim] = {}
+        self.members: list[Member] = []  # not finished
+        self.errors: dict[str, Exception] = {}
+        self._data: dict[str, TokenData] = {}
+
+    def take(self, plan: RunPlan, stack: contextlib.ExitStack) -> None:
+        """Claim a run and open its book and data; finished runs are left as they are."""
+        # 1. what is finished is not trained again
+        with self._recording(plan.folder, plan, None):
+            if finished_record(plan.folder) is not None:
+                return
+            check_writable(plan.folder)
+            # 2. one process per run; another may have finished it meanwhile
+            claim = stack.enter_context(Claim(plan.folder))
+            if finished_record(plan.folder) is not None:
+                return
+            self.claims[plan.run_id] = claim
+            # 3. its book, and all that may be wrong with its data or this machine
+            book = Logbook(plan, on_progress=self.on_progress)
+            with self._recording(plan.folder, plan, book):
+                if claim.taken_over:
+                    book.note(claim.taken_over)
+                if plan.config.data.source == "zipf_memory":
+                    simulate_run(plan, book)
+                    return
+                self.members.append(self._member(plan, book))
+
+    def run(self) -> None:
+        """Train team after team until every member has an end."""
+        while self.members:
+            slots = line_up(self.members)
+            try:
+                team = self._team(slots)
+                if not team.load():  # a checkpoint was damaged: they are no longer in step
+                    team = self._team(slots[:1])
+                    team.load()
+                self._train(team)
+            except Exception as error:
+                self._fail(slots, error)
+
+    def _member(self, plan: RunPlan, book: Logbook) -> Member:
+        engine = choose_engine(plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train)
+        key = repr((plan.config.data, plan.shape.context))
+        if key not in self._data:
+            self._data[key] = prepare(plan.config.data, context=plan.shape.context)
+        data = self._data[key]
+        check_data(plan, data)
+        book.describe(engine, data)
+        return Member(plan, engine, data, book)
+
+    def _team(self, slots: Sequence[Slot]) -> Team:
+        engine: Engine = slots[0][0].engine
+        plan = slots[0][0].plan
+        learner = Learner(
+            plan.shape, engine, optim=plan.config.optim, lr=plan.lr, weight_decay=plan.weight_decay, seed=plan.config.seed
+        )  # fmt: skip
+        return Team(learner, engine, slots)
+
+    def _train(self, team: Team) -> None:
+        """Take a team to its end; members that branch off stay for a later team."""
+        team.open_books()
+        with Interrupt() as interrupt:
+            for _ in team.steps():
+                for claim in self.claims.values():
+                    claim.beat()
+                if interrupt.signal:
+                    team.interrupt(interrupt.signal.name)
+                    interrupt.stop()
+        ended = [m for slot in team.slots for m in slot]
+        team.finish()
+        self.members = [m for m in self.members if m not in ended]
+
+    def _fail(self, slots: Sequence[Slot], error: Exception) -> None:
+        """Record an error with every run of a team and go on with the others."""
+        for member in (m for slot in slots for m in slot):
             with contextlib.suppress(OSError):  # on a full disk even this may fail
-                book.end("failed", f"{type(error).__name__}: {error}")
-            raise
+                member.book.end("failed", f"{type(error).__name__}: {error}")
+            self.errors[member.plan.run_id] = _explained(error, member.plan.folder)
+            self.members.remove(member)
+
+    @contextlib.contextmanager
+    def _recording(self, folder: Path, plan: RunPlan, book: Logbook | None) -> Iterator[None]:
+        """Keep an error for the end, and in the record if there is one."""
+        try:
+            yield
+        except Exception as error:  # recorded, whatever it is, and raised at the end
+            if book is not None:
+                with contextlib.suppress(OSError):
+                    book.end("failed", f"{type(error).__name__}: {error}")
+            self.errors[plan.run_id] = _explained(error, folder)
 
 
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _explained(error: Exception, folder: Path) -> Exception:
     """Say of a full disk or a lost share which run it stopped and how that goes on."""
-    try:
-        yield
-    except OSError as error:
-        raise TrainError(
-            f"{folder}: stopped by the file system ({error.strerror or error}). Free some space or repair it; "
-            "started again, the run goes on from its last checkpoint."
-        ) from error
-
-
-def _train(plan: RunPlan, book: Logbook, claim: Claim) -> RunRecord:
-    # 1. device and data
-    engine = choose_engine(plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train)
-    data = prepare(plan.config.data, context=plan.shape.context)
-    check_data(plan, data)
-    book.describe(engine, data)
-
-    # 2. model and optimiser, new or from the last whole checkpoint
-    run = Run(plan, engine, data, book)
-    progress, problems = load_checkpoint(
-        plan.folder, run.learner.model, run.learner.optimizer, run_hash=run.identity
+    if not isinstance(error, OSError) or isinstance(error, ScalingError):
+        return error
+    explained = TrainError(
+        f"{folder}: stopped by the file system ({error.strerror or error}). Free some space or repair it; "
+        "started again, the run goes on from its last checkpoint."
     )
-    for problem in problems:
-        book.note(problem)
-    run.restore(progress)
-    book.go_on_from(progress.step)
-
-    # 3. steps, with rows, validation and checkpoints at their times
-    with Interrupt() as interrupt:
-        for step in run.steps():
-            claim.beat()
-            if interrupt.signal:
-                run.save()
-                reason = f"interrupted by {interrupt.signal.name} at step {step}; start it again to go on"
-                book.end("running", reason)
-                interrupt.stop()
-    if run.diverged:
-        return book.end("diverged", run.diverged)
-
-    # 4. the final evaluation is the run's result
-    result = run.validate()
-    book.evaluated(result)
-    too_high = math.log(plan.shape.vocab) + DIVERGED_ABOVE
-    if not result.loss < too_high:
-        return book.end(
-            "diverged",
-            f"final validation loss {result.loss:.3g} is above {too_high:.3g}, worse than uniform guessing. Lower optim.lr_scale.",
-        )
-    if plan.config.train.keep_checkpoint:
-        save_weights(plan.folder, run.learner.model)
-    record = book.end("done")
-    remove_checkpoints(plan.folder)
-    return record
+    explained.__cause__ = error
+    return explained
 
 
 def check_data(plan: RunPlan, data: TokenData) -> None:
@@ -156,159 +198,3 @@ def check_data(plan: RunPlan, data: TokenData) -> None:
             f"data.max_epochs: {plan.run_id} would see its {data.unique_tokens:,} unique tokens {epochs:.6g} times and "
             f"{most:g} are allowed. Set data.max_epochs={math.ceil(epochs)}, a smaller budget, or a larger source."
         )
-
-
-class Run:
-    """One run in memory: model, optimiser, and where it is."""
-
-    def __init__(self, plan: RunPlan, engine: Engine, data: TokenData, book: Logbook) -> None:
-        self.plan, self.engine, self.data, self.book = plan, engine, data, book
-        self.learner = Learner(
-            plan.shape, engine, optim=plan.config.optim, lr=plan.lr, weight_decay=plan.weight_decay, seed=plan.config.seed
-        )  # fmt: skip
-        self.schedule = Schedule.from_plan(plan)
-        self.loss_sum = torch.zeros((), dtype=torch.float32, device=engine.device)
-        self.diverged: str | None = None
-        self.restore(Progress(run_hash=self.identity))
-
-    @property
-    def identity(self) -> str:
-        """What a checkpoint must belong to: the run, and the very tokens it was trained on.
-
-        A plan names its text, but the text may change: other files, another Python's library.
-        """
-        return f"{self.plan.hash}-{self.data.data_hash}"
-
-    def restore(self, progress: Progress) -> None:
-        """Take up the counters of a checkpoint."""
-        self.step, self.loss_count = progress.step, progress.loss_count
-        self.loss_sum.fill_(progress.loss_sum)
-        self.seconds, self.train_seconds, self.row_seconds = (
-            progress.seconds,
-            progress.train_seconds,
-            progress.row_seconds,
-        )
-        self._mark = self._saved = time.perf_counter()
-
-    def steps(self) -> Iterator[int]:
-        """Train step by step; yields after each step that is a time to look up, and at the end."""
-        train = self.plan.config.train
-        rows = log_points(self.plan.steps, train.log_points)
-        evals = eval_points(self.plan.steps, train.evals)
-        while self.step < self.plan.steps:
-            norm = self.take_step()
-            if self.step in rows:
-                self.write_row(norm)
-                if self.diverged:
-                    return
-            if self.step in evals and self.step < self.plan.steps:
-                self.validate()
-            if time.perf_counter() - self._saved > train.checkpoint_seconds:
-                self.save()
-            yield self.step
-
-    def take_step(self) -> Tensor:
-        """Do one optimiser step; returns the gradient norm before clipping."""
-        plan, context = self.plan, self.plan.shape.context
-        inputs, targets = self.data.batch(
-            self.step, batch_seqs=plan.batch_seqs, context=context, seed=plan.order_seed
-        )
-        try:
-            loss, norm = self.learner.learn(inputs, targets, lr=self.schedule.lr_at(self.step))
-        except torch.OutOfMemoryError as error:
-            half = max(1, self.engine.micro_seqs // 2) * context
-            raise TrainError(
-                f"{plan.run_id}: out of device memory. Set train.micro_batch_tokens={half}."
-            ) from error
-        self.loss_sum += loss
-        self.loss_count += 1
-        self.step += 1
-        return norm
-
-    def write_row(self, norm: Tensor) -> None:
-        """Write the mean training loss since the last row; a loss that is not finite ends the run."""
-        loss = self.loss_sum.item() / self.loss_count  # waits for the device
-        self._lap(training=True)
-        if not math.isfinite(loss):
-            self.diverged = f"training loss is {loss} at step {self.step} of {self.plan.steps}. Lower optim.lr_scale."
-        rate = self.loss_count * self.plan.batch_tokens / self.row_seconds
-        self.book.refresh(**self._speed())
-        self.book.add(
-            self._where() | {
-                "train_loss": loss, "lr": self.schedule.lr_at(self.step - 1),
-                "grad_norm": norm.item(), "tokens_per_second": rate,
-            }
-        )  # fmt: skip
-        self.loss_sum.zero_()
-        self.loss_count, self.row_seconds = 0, 0.0
-
-    def validate(self) -> Evaluation:
-        """Evaluate on the held-out tokens and write a row."""
-        self._lap(training=True)
-        result = evaluate(
-            self.learner.model,
-            self.data,
-            context=self.plan.shape.context,
-            autocast=self.engine.autocast,
-        )
-        self._lap(training=False)
-        self.book.add(self._where() | {"val_loss": result.loss, "val_excess": result.excess})
-        return result
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-        self._lap(training=True)
-        progress = Progress(
-            run_hash=self.identity, step=self.step, loss_sum=self.loss_sum.item(), loss_count=self.loss_count,
-            seconds=self.seconds, train_seconds=self.train_seconds, row_seconds=self.row_seconds,
-        )  # fmt: skip
-        if self.learner.is_finite():  # else the next row ends the run
-            save_checkpoint(self.plan.folder, self.learner.model, self.learner.optimizer, progress)
-        self.book.refresh(
-            now=True,
-            step=self.step,
-            tokens=self.step * self.plan.batch_tokens,
-            seconds=self.seconds,
-        )
-        self._lap(training=False)
-        self._saved = time.perf_counter()
-
-    def _where(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "tokens": self.step * self.plan.batch_tokens,
-            "seconds": round(self.seconds, 3),
-        }
-
-    def _speed(self) -> dict[str, Any]:
-        """Throughput and memory so far."""
-        rate = self.step * self.plan.batch_tokens / self.train_seconds
-        peak = self.engine.peak_flops()
-        return {
-            "tokens_per_second": rate,
-            "mfu": rate * self.plan.flops.counted / peak if peak else None,
-            "memory_bytes": self.engine.peak_memory(),
-        }
-
-    def _lap(self, *, training: bool) -> None:
-        """Book the time since the last lap as training or as something else."""
-        now = time.perf_counter()
-        self.seconds += now - self._mark
-        if training:
-            self.train_seconds += now - self._mark
-            self.row_seconds += now - self._mark
-        self._mark = now
-
-
-def log_points(steps: int, count: int) -> frozenset[int]:
-    """Return the steps after which a training row is written, evenly spaced; the last is one."""
-    return frozenset(
-        math.ceil(steps * i / min(count, steps)) for i in range(1, min(count, steps) + 1)
-    )
-
-
-def eval_points(steps: int, count: int) -> frozenset[int]:
-    """Return the steps after which the model is validated, evenly in log tokens; the last is one."""
-    first = max(1.0, steps / 10**EVAL_DECADES)
-    ratio = (steps / first) ** (1 / max(1, count - 1))
-    return frozenset(round(steps / ratio**i) for i in range(count))

@@ -1,0 +1,217 @@
+"""Runs that train in lockstep: one learner, and in each of its slots the runs that share weights.
+
+A run alone is a team of one. Members of one slot are on one trunk and leave it when their cooldown
+begins; slots of one learner are a stack of models of one shape, each with its own batches and rate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scaling.study.errors import TrainError
+from scaling.training.checkpoint import Progress, load_checkpoint
+from scaling.training.device import Engine
+from scaling.training.evaluate import Evaluation, evaluate
+from scaling.training.learner import Learner
+from scaling.training.member import Member
+
+Slot = list[Member]  # members that share weights; the first is the one that goes on longest
+
+
+class Team:
+    """Members, their learner, and the steps they take together.
+
+    Args:
+        learner: as many slots as `slots` has.
+        engine: what it executes on.
+        slots: members by slot, all at one step after `load`; the first of each goes on longest.
+    """
+
+    def __init__(self, learner: Learner, engine: Engine, slots: Sequence[Slot]) -> None:
+        self.learner, self.engine = learner, engine
+        self.slots = [list(slot) for slot in slots]
+        self.step = 0
+        self._scores: dict[int, Evaluation] = {}  # of this step, by slot
+        self._mark = self._saved = time.perf_counter()
+
+    @property
+    def members(self) -> list[Member]:
+        """Members that are still training here."""
+        return [m for slot in self.slots for m in slot if m.reason is None]
+
+    def load(self) -> bool:
+        """Restore every slot from its first member's checkpoint.
+
+        Returns:
+            Whether all slots are at one step, so that the team can go on together.
+        """
+        steps = set()
+        for number, slot in enumerate(self.slots):
+            head = slot[0]
+            progress, problems = load_checkpoint(
+                head.plan.folder,
+                lambda tensors, number=number: self.learner.load(number, tensors),  # type: ignore[misc]
+                run_hash=head.identity,
+            )
+            for problem in problems:
+                head.book.note(problem)
+            head.restore(progress)
+            for member in slot[1:]:
+                member.restore(_shared(progress, member))
+            steps.add(progress.step)
+        self.step = max(steps)
+        return len(steps) == 1
+
+    def open_books(self) -> None:
+        """Cut the rows that will be written again."""
+        for member in self.members:
+            member.book.refresh(stacked=len(self.slots) if len(self.slots) > 1 else None)
+            member.book.go_on_from(member.step)
+        self._mark = self._saved = time.perf_counter()
+
+    def steps(self) -> Iterator[int]:
+        """Train step by step to the end of the longest member; yields after every step."""
+        last = max(m.plan.steps for m in self.members)
+        every = min(m.plan.config.train.checkpoint_seconds for m in self.members)
+        while self.step < last and self.members:
+            norms = self._take_step()
+            self._write_rows(norms)
+            self._validate_due()
+            self._let_go()
+            if time.perf_counter() - self._saved > every:
+                self.save()
+            yield self.step
+
+    def save(self) -> None:
+        """Write a checkpoint of every slot, with the counters of all who share it."""
+        self._lap(training=True)
+        for number, slot in enumerate(self.slots):
+            head, *others = [m for m in slot if m.reason is None] or slot
+            if head.reason is None and self.learner.is_finite(number):  # else it ends at a row
+                shared = {m.plan.run_id: _counters(m) for m in others}
+                head.save(self.learner.tensors(number), shared=shared)
+            for member in slot:
+                member.refresh()
+        self._lap(training=False)
+        self._saved = time.perf_counter()
+
+    def finish(self) -> None:
+        """Evaluate those that reached their end and close every book that is still open here."""
+        for number, slot in enumerate(self.slots):
+            for member in slot:
+                if member.reason is not None:
+                    member.book.end("diverged", member.reason)
+                else:
+                    self._validate(number, [member])
+                    member.finish(self._scores[number], self.learner.tensors(number))
+
+    def interrupt(self, why: str) -> None:
+        """Save everything and leave the records open."""
+        self.save()
+        for member in self.members:
+            reason = f"interrupted by {why} at step {member.step}; start it again to go on"
+            member.book.end("running", reason)
+
+    def _take_step(self) -> list[Tensor]:
+        """Do one optimiser step in every slot; returns gradient norms before clipping."""
+        heads = [slot[0] for slot in self.slots]
+        batches = [head.batch() for head in heads]
+        rates = [head.schedule.lr_at(self.step) for head in heads]
+        if len(batches) == 1:  # no copy
+            inputs, targets = (part[None] for part in batches[0])
+        else:
+            inputs, targets = (np.stack(parts) for parts in zip(*batches, strict=True))
+        try:
+            losses, norms = self.learner.learn(inputs, targets, lr=rates)
+        except torch.OutOfMemoryError as error:
+            raise TrainError(self._too_large()) from error
+        for slot, loss in zip(self.slots, losses.unbind(), strict=True):
+            for member in slot:
+                member.count(loss)
+        self.step += 1
+        self._scores = {}
+        return list(norms.unbind())
+
+    def _too_large(self) -> str:
+        plan = self.slots[0][0].plan
+        if len(self.slots) > 1:
+            return f"{plan.run_id}: out of device memory with {len(self.slots)} runs in one program. Set train.stack=1."
+        half = max(1, self.engine.micro_seqs // 2) * plan.shape.context
+        return f"{plan.run_id}: out of device memory. Set train.micro_batch_tokens={half}."
+
+    def _write_rows(self, norms: Sequence[Tensor]) -> None:
+        due = [(n, m) for n, m in self._numbered() if self.step in m.row_steps]
+        if not due:
+            return
+        values = {n: norms[n].item() for n in {n for n, _ in due}}  # waits for the device
+        self._lap(training=True)
+        for number, member in due:
+            member.write_row(values[number])
+
+    def _validate_due(self) -> None:
+        for number, member in self._numbered():
+            if self.step in member.eval_steps and self.step < member.plan.steps:
+                self._validate(number, [member])
+
+    def _validate(self, number: int, members: Sequence[Member]) -> None:
+        """Score the weights of a slot, once per step, and write a row for each member."""
+        self._lap(training=True)
+        if number not in self._scores:
+            self._scores[number] = evaluate(
+                self.learner.module(number),
+                members[0].data,
+                context=members[0].plan.shape.context,
+                autocast=self.engine.autocast,
+            )
+        self._lap(training=False)
+        for member in members:
+            member.write_evaluation(self._scores[number])
+
+    def _let_go(self) -> None:
+        """Send off the members whose own cooldown begins; they go on alone later."""
+        for number, slot in enumerate(self.slots):
+            leaving = [m for m in slot[1:] if m.leaves_at == self.step and m.reason is None]
+            if leaving:
+                self._lap(training=True)
+                tensors = self.learner.tensors(number)
+                for member in leaving:
+                    member.branch(tensors, slot[0])
+                    slot.remove(member)
+                self._lap(training=False)
+
+    def _numbered(self) -> list[tuple[int, Member]]:
+        return [(n, m) for n, slot in enumerate(self.slots) for m in slot if m.reason is None]
+
+    def _lap(self, *, training: bool) -> None:
+        """Book the time since the last lap; slots that train together share it equally."""
+        now = time.perf_counter()
+        for member in self.members:
+            member.add_time((now - self._mark) / len(self.slots), training=training)
+        self._mark = now
+
+
+def _counters(member: Member) -> dict[str, float]:
+    """What a member on another's trunk needs to go on: its counters, under its own identity."""
+    progress = member.progress()
+    names = (
+        "run_hash",
+        "step",
+        "loss_sum",
+        "loss_count",
+        "seconds",
+        "train_seconds",
+        "row_seconds",
+    )
+    return {name: getattr(progress, name) for name in names}
+
+
+def _shared(progress: Progress, member: Member) -> Progress:
+    """Return where a member of a trunk is by its head's checkpoint; at the start if that is fresh."""
+    if progress.step == 0:
+        return Progress(run_hash=member.identity)
+    return Progress(**progress.shared[member.plan.run_id])
