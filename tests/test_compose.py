@@ -67,6 +67,7 @@ def test_every_key_can_be_swept(base):
     special = {
         "data.source": "ngram",
         "optim.name": "adamw",
+        "data.validation": {"other": "text"},
         "budget.tokens": "3M",
         "budget.flops": None,
         "budget.tokens_per_param": None,

@@ -303,6 +303,8 @@ def test_entropies_of_generated_sources_agree():
 
 def test_perplexity_and_bits_per_byte_follow_from_nats():
     evaluate = pytest.importorskip("scaling.training.evaluate")
-    result = evaluate.summarise(np.full(8, 3.0), None, 4.0, 16)  # 3 nats, 4 bytes a token
+    scored = evaluate.Sums(evaluate.group_starts(None, tokens=129, context=16))
+    scored.add(1 + np.arange(128).reshape(8, 16), np.full((8, 16), 3.0))
+    result = evaluate.summarise(scored, None, bytes_per_token=4.0)  # 3 nats, 4 bytes a token
     assert result.perplexity == pytest.approx(20.0855, abs=1e-4)
     assert result.bits_per_byte == pytest.approx(1.08202, abs=1e-5)

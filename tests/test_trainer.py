@@ -24,7 +24,7 @@ from scaling.training.calibrate import StepCost, measure_step_seconds
 from scaling.training.checkpoint import load_weights
 from scaling.training.data import prepare
 from scaling.training.device import choose_engine
-from scaling.training.evaluate import evaluate, summarise
+from scaling.training.evaluate import evaluate
 from scaling.training.learner import Learner
 from scaling.training.member import eval_points, log_points
 from scaling.training.memory import memory_estimate
@@ -52,7 +52,7 @@ def test_record_tells_what_was_trained(finished):
     assert record.tokens_per_second > 0 and record.memory_bytes > 1e7
     unknown = {k for k, v in record.to_dict().items() if v is None}
     trunk = {"parent", "parent_tokens", "parent_seconds", "stacked"}
-    assert unknown <= {"reason", "mfu", "family", "source_hash"} | trunk
+    assert unknown <= {"reason", "mfu", "family", "source_hash", "val_sets"} | trunk
 
 
 def test_loss_lies_between_the_source_and_its_unigram(finished):
@@ -261,15 +261,6 @@ def test_trains_in_a_thread_where_signals_cannot_be_caught(tmp_path):
 def test_unknown_device_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"train\.device: 'cuda:77'"):
         train(small_plan(tmp_path, **{"train.device": "cuda:77"}))
-
-
-def test_standard_error_takes_sequences_as_units():
-    rng = np.random.default_rng(0)
-    losses, truths = rng.normal(2.0, 0.1, 400), np.full(400, 1.5)
-    result = summarise(losses, truths, 1.0, 32)
-    assert result.loss_se == pytest.approx(0.1 / 20, rel=0.15)  # SD of an SD of 400 values: 3.5 %
-    assert result.excess == pytest.approx(result.loss - 1.5)
-    assert result.tokens == 400 * 32
 
 
 def test_eval_points_are_even_in_log_tokens_and_end_at_the_end():

@@ -120,7 +120,7 @@ def split_sweep(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """
     from scaling.study.errors import ConfigError
 
-    arguments = [quote_text(a) for a in arguments]
+    arguments = [quote_text(b) for a in arguments for b in spread_sets(a)]
     keyless = [a for a in arguments if a.startswith("=")]
     if keyless:
         raise ConfigError(f"{keyless[0]!r}: no key before the =. Write key=value.")
@@ -137,6 +137,54 @@ def split_sweep(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def _is_bare(argument: str) -> bool:
     return "=" not in argument and not argument.startswith(("-", "~", "+"))
+
+
+SETS = "data.validation"
+
+
+def spread_sets(argument: str) -> list[str]:
+    """Bring validation sets into the form that Hydra takes for keys which are not there yet.
+
+    `data.validation.zh=a.txt` and `data.validation={zh: a.txt}` become `++data.validation.zh='a.txt'`.
+
+    Raises:
+        ConfigError: a mapping that cannot be read.
+    """
+    key, equals, value = argument.partition("=")
+    name = key.lstrip("+")
+    if not equals or not (name == SETS or name.startswith(SETS + ".")) or value in ("null", ""):
+        return [argument]
+    if name != SETS:
+        return [_set_override(name, value.strip("'\""))]
+    if not value.startswith("{"):  # a sweep, an interpolation: Hydra's business
+        return [argument]
+    return [_set_override(f"{SETS}.{k}", str(v)) for k, v in _read_sets(value).items()]
+
+
+def _set_override(key: str, path: str) -> str:
+    from scaling.study.config import check_set_names
+
+    check_set_names({key[len(SETS) + 1 :]: path})  # before Hydra's grammar stumbles over it
+    escaped = path.replace("'", "\\'")
+    return f"++{key}='{escaped}'"
+
+
+def _read_sets(text: str) -> dict[str, str]:
+    """Read `{zh: a.txt, en: b}`."""
+    import yaml
+
+    from scaling.study.errors import ConfigError
+
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError:
+        values = None
+    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+        raise ConfigError(
+            f"{SETS}: {text} is no mapping of names to paths. Write {SETS}.NAME=PATH, once per set, or "
+            f"'{SETS}={{zh: zh.txt, en: en.txt}}' with a space after each colon."
+        )
+    return {str(name): path for name, path in values.items()}
 
 
 def quote_text(argument: str) -> str:

@@ -102,6 +102,9 @@ def _swept_keys(design: dict[str, Any]) -> list[str]:
 
 def as_override(key: str, value: Any) -> str:
     """Write a value as an override that Hydra reads back as the same value."""
+    if isinstance(value, dict):
+        pairs = (as_override(str(k), v).split("=", 1) for k, v in value.items())
+        return f"{key}={{{', '.join(f'{name}: {text}' for name, text in pairs)}}}"
     text = "null" if value is None else str(value)
     if isinstance(value, str) and not _PLAIN.fullmatch(text):
         # Hydra takes a backslash as an escape before a quote only

@@ -8,6 +8,7 @@ of the run's hash: the same run on another machine is the same run.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,7 @@ class DataConfig:
     unique_tokens: float | None = _key(None, "tokens", "Train on only the first so many tokens; null: all there are.", above=0)
     max_epochs: float = _key(1.0, "epochs", "A run that would see its unique tokens more often than this is refused.", above=0, numbers=False)
     val_tokens: float = _key(131_072, "tokens", "Fixed held-out tokens that every validation loss is a mean over.", above=0)
+    validation: dict[str, str] | None = _key(None, "", "Further held-out texts by name, data.validation.NAME=PATH with paths as data.path takes; scored at the end, at most `val_tokens` of each.", numbers=False)  # noqa: RUF009
     order_seed: int | None = _key(None, "", "Seed of the order in which tokens are seen; null: the run's seed.", least=0)
     cache: str | None = _key(None, "folder", "Where token shards are kept; null: $SCALING_CACHE, else the user's cache folder.", numbers=False)
 
@@ -152,6 +154,7 @@ class RunConfig:
         config = build(cls, values, _known_keys())
         check_filled(config, ("sweep", "results"))
         _check_budget(config)
+        check_set_names(config.data.validation or {})
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -238,6 +241,22 @@ def config_values(config: RunConfig) -> Iterator[tuple[Key, Any]]:
         for part in key.name.split("."):
             value = getattr(value, part)
         yield key, value
+
+
+def check_set_names(sets: Mapping[str, str]) -> None:
+    """Refuse names of validation sets that make no column, and paths that are empty.
+
+    Raises:
+        ConfigError: names the set.
+    """
+    for name, path in sets.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "se":  # val_loss_se is a column already
+            raise ConfigError(
+                f"data.validation: {name!r} cannot name a set, for it becomes the column val_loss_{name}. "
+                "Use letters a to z, digits, _ and -, and not `se`; the path may hold any script."
+            )
+        if not path.strip():
+            raise ConfigError(f"data.validation.{name}: no path. Give a file, folder, glob or dataset name, or leave the set out.")
 
 
 def _check_budget(config: RunConfig) -> None:

@@ -85,14 +85,16 @@ class RunRecord:
     order_seed: int | None = _f("", "seed of the token order")
 
     val_loss: float | None = _f("nats/token", "final validation loss: mean over the fixed held-out tokens")
-    val_loss_se: float | None = _f("nats/token", "standard error of val_loss over held-out sequences")
+    val_loss_se: float | None = _f("nats/token", "standard error of val_loss over held-out documents, or over blocks of sequences")
+    val_groups: int | None = _f("", "documents or blocks that the standard errors are taken over")
     val_tokens: int | None = _f("tokens", "held-out tokens scored")
     val_perplexity: float | None = _f("", "exp(val_loss)")
     val_bits_per_byte: float | None = _f("bits/byte", "val_loss / ln 2 / bytes per token")
     true_loss: float | None = _f("nats/token", "loss of the true source on the same held-out tokens, where it is known")
     entropy_rate: float | None = _f("nats/token", "entropy rate of the true source, where it is known: the floor E")
     val_excess: float | None = _f("nats/token", "val_loss - true_loss on the same tokens")
-    val_excess_se: float | None = _f("nats/token", "standard error of val_excess over held-out sequences")
+    val_excess_se: float | None = _f("nats/token", "standard error of val_excess, over the same documents or blocks")
+    val_sets: dict[str, dict] | None = _f("", "further held-out sets by name: loss, se [nats/token], tokens, groups, bits_per_byte, perplexity, text, data_hash")  # noqa: RUF009
     train_loss: float | None = _f("nats/token", "mean training loss over the last logged rows")
     bytes_per_token: float | None = _f("bytes/token", "on the held-out text")
 
@@ -177,6 +179,7 @@ METRIC_FIELDS = {
     "tokens_per_second": ("tokens/s", "throughput since the last row"),
     "val_loss": ("nats/token", "validation loss on the fixed held-out tokens"),
     "val_excess": ("nats/token", "val_loss minus the true source's loss, where known"),
+    "val_loss/NAME": ("nats/token", "loss on the validation set NAME; in a row of its own at the end"),
 }
 
 

@@ -1,19 +1,28 @@
-"""Validation: mean loss over fixed held-out tokens, with its standard error."""
+"""Validation: mean loss over fixed held-out tokens, with its standard error.
+
+Losses within a document resemble each other, so that sequences of one document are no independent
+draws. The standard error is taken over documents where they are known, else over blocks of
+neighbouring sequences.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from scaling.training.data import TokenData
+from scaling.training.data import HeldOut, TokenData
 
+# Below so many documents their scatter is no estimate: an SE over 8 has an error of a quarter.
+FEW_DOCUMENTS = 8
 EVAL_TOKENS = {"cpu": 4096, "cuda": 65_536}  # tokens per forward pass: fits the cache, fills a GPU
 
 
@@ -22,7 +31,8 @@ class Evaluation:
     """What a model scores on the held-out tokens.
 
     Units: losses and standard errors in nats/token; excess is loss minus the true source's loss
-    on the same tokens, null where the source is not known.
+    on the same tokens, null where the source is not known. `groups`: the documents or blocks that
+    the standard errors are taken over.
     """
 
     loss: float
@@ -32,6 +42,7 @@ class Evaluation:
     true_loss: float | None = None
     excess: float | None = None
     excess_se: float | None = None
+    groups: int | None = None
 
     @property
     def perplexity(self) -> float | None:
@@ -41,60 +52,142 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    data: TokenData,
+    data: TokenData | HeldOut,
     *,
     context: int,
     autocast: Callable[[], AbstractContextManager] = contextlib.nullcontext,
 ) -> Evaluation:
     """Score every held-out token once, in sequences of `context` tokens.
 
-    The standard error takes a sequence as the unit, because losses within one are correlated.
-
     Args:
         model: returns per-token losses for (inputs, targets, reduction="none").
-        data: held-out tokens and, where known, their true log-probabilities.
+        data: held-out tokens and, where known, their documents and true log-probabilities.
         context: tokens per sequence.
         autocast: gives the precision context that the run trains in.
     """
     device = next(model.parameters()).device
     batch_seqs = max(1, EVAL_TOKENS.get(device.type, 4096) // context)
-    losses, truths = [], []
+    starts = group_starts(data.document_ends, tokens=len(data.val), context=context)
+    scored, true = Sums(starts), Sums(starts)
     model.eval()
     with torch.inference_mode():
         for inputs, targets, first in data.val_batches(context=context, batch_seqs=batch_seqs):
             x, y = (torch.as_tensor(a).to(device) for a in (inputs, targets))
             with autocast():
                 loss_BT = model(x, y, reduction="none")
-            losses.append(loss_BT.double().mean(1).cpu().numpy())
+            place_BT = np.asarray(first)[:, None] + np.arange(inputs.shape[1])
+            scored.add(place_BT, loss_BT.double().cpu().numpy())
             if data.true_logprob is not None:
-                index = np.asarray(first)[:, None] + np.arange(inputs.shape[1])
-                truths.append(-data.true_logprob[index].astype(np.float64).mean(1))
+                true.add(place_BT, -data.true_logprob[place_BT].astype(np.float64))
     model.train()
-    return summarise(
-        np.concatenate(losses),
-        np.concatenate(truths) if truths else None,
-        data.bytes_per_token,
-        context,
-    )
+    return summarise(scored, true if true.rows else None, bytes_per_token=data.bytes_per_token)
 
 
-def summarise(
-    losses: np.ndarray, truths: np.ndarray | None, bytes_per_token: float | None, context: int
-) -> Evaluation:
-    """Turn mean losses per sequence [sequences] into an evaluation."""
-    loss = float(losses.mean())
-    per_byte = loss / math.log(2) / bytes_per_token if bytes_per_token else None
-    gaps = None if truths is None else losses - truths
-    return Evaluation(
+def evaluate_sets(
+    model: nn.Module,
+    sets: Iterable[HeldOut],
+    *,
+    context: int,
+    autocast: Callable[[], AbstractContextManager] = contextlib.nullcontext,
+) -> dict[str, dict[str, Any]]:
+    """Score further held-out sets; returns what the record's `val_sets` holds of each, by name."""
+    return {
+        s.name: set_values(evaluate(model, s, context=context, autocast=autocast), s) for s in sets
+    }
+
+
+def set_values(result: Evaluation, held_out: HeldOut) -> dict[str, Any]:
+    """Return what a record keeps of one validation set; values that are not finite become null."""
+    values = {
+        "loss": result.loss,
+        "se": result.loss_se,
+        "tokens": result.tokens,
+        "groups": result.groups,
+        "bits_per_byte": result.bits_per_byte,
+        "perplexity": result.perplexity,
+    }
+    finite = {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
+    return finite | {"text": held_out.text, "data_hash": held_out.data_hash}
+
+
+def group_starts(ends: np.ndarray | None, *, tokens: int, context: int) -> np.ndarray:
+    """Return where the independent parts of a held-out text begin.
+
+    Documents, if there are enough of them; else blocks of n^(1/3) sequences of n, the length that
+    balances the bias of short blocks against the noise of few (Künsch 1989, Annals of Statistics).
+
+    Args:
+        ends: the token after each document's last; None: not known.
+        tokens: held-out tokens; context: tokens per sequence.
+
+    Returns:
+        int64 [groups] of increasing positions of targets.
+    """
+    inner = np.asarray([] if ends is None else ends, np.int64)
+    inner = inner[(inner > 1) & (inner < tokens)]  # token 0 is no target
+    if len(inner) + 1 >= FEW_DOCUMENTS:
+        return np.concatenate([[1], inner])
+    sequences = max(1, (tokens - 1) // context)
+    return 1 + np.arange(0, sequences, max(1, round(sequences ** (1 / 3)))) * context
+
+
+class Sums:
+    """Losses of tokens, added up by group and kept as means by sequence.
+
+    Args:
+        starts: int64 [groups], where each group begins.
+    """
+
+    def __init__(self, starts: np.ndarray) -> None:
+        self.starts = starts
+        self.sums = np.zeros(len(starts))
+        self.counts = np.zeros(len(starts))
+        self.rows: list[np.ndarray] = []
+
+    def add(self, place_BT: np.ndarray, loss_BT: np.ndarray) -> None:
+        """Take the losses [nats] of the targets at some places of the text."""
+        group = np.searchsorted(self.starts, place_BT.ravel(), side="right") - 1
+        self.sums += np.bincount(group, weights=loss_BT.ravel(), minlength=len(self.starts))
+        self.counts += np.bincount(group, minlength=len(self.starts))
+        self.rows.append(loss_BT.mean(1))
+
+    def mean(self) -> float:
+        """Return the mean loss per token."""
+        return float(np.concatenate(self.rows).mean())
+
+
+def standard_error(sums: np.ndarray, counts: np.ndarray) -> float | None:
+    """Return the standard error of a mean over tokens that come in independent groups.
+
+    The mean is a ratio of two sums over groups; its variance is that of the groups' deviations
+    from it, sum (S - mean * n)^2 * G / (G - 1) / N^2 (Cochran 1977, Sampling Techniques, section 6.4).
+
+    Args:
+        sums, counts: total loss [nats] and tokens of each group.
+    """
+    sums, counts = sums[counts > 0], counts[counts > 0]
+    if len(sums) < 2:
+        return None
+    off = sums - sums.sum() / counts.sum() * counts
+    return float(np.sqrt(off @ off * len(sums) / (len(sums) - 1)) / counts.sum())
+
+
+def summarise(scored: Sums, true: Sums | None, *, bytes_per_token: float | None) -> Evaluation:
+    """Turn losses of a model, and of the true source where it is known, into an evaluation."""
+    loss = scored.mean()
+    result = Evaluation(
         loss=loss,
-        loss_se=_standard_error(losses),
-        tokens=len(losses) * context,
-        bits_per_byte=per_byte,
-        true_loss=None if truths is None else float(truths.mean()),
-        excess=None if gaps is None else float(gaps.mean()),
-        excess_se=None if gaps is None else _standard_error(gaps),
+        loss_se=standard_error(scored.sums, scored.counts),
+        tokens=int(scored.counts.sum()),
+        bits_per_byte=loss / math.log(2) / bytes_per_token if bytes_per_token else None,
+        groups=int((scored.counts > 0).sum()),
     )
-
-
-def _standard_error(values: np.ndarray) -> float | None:
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    if true is None:
+        return result
+    gaps = np.concatenate(scored.rows) - np.concatenate(true.rows)
+    return dataclasses.replace(
+        result,
+        true_loss=true.mean(),
+        excess=float(gaps.mean()),
+        excess_se=standard_error(scored.sums - true.sums, scored.counts),
+    )

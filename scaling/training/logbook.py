@@ -143,6 +143,7 @@ class Logbook:
         self.record = self.record.replace(
             val_loss=result.loss if finite else None,
             val_loss_se=_finite(result.loss_se),
+            val_groups=result.groups,
             val_tokens=result.tokens,
             val_perplexity=_finite(result.perplexity),
             val_bits_per_byte=_finite(result.bits_per_byte),

@@ -118,6 +118,13 @@ class Member:
         """Write a row of validation."""
         self.book.add(self._where() | {"val_loss": result.loss, "val_excess": result.excess})
 
+    def write_sets(self, values: dict[str, dict[str, Any]]) -> None:
+        """Take the scores of further validation sets into the record, and write a row of them."""
+        if values:
+            losses = {f"val_loss/{name}": v["loss"] for name, v in values.items()}
+            self.book.add(self._where() | losses)
+            self.book.refresh(val_sets=values)
+
     def save(
         self, tensors: Mapping[str, Tensor], *, shared: Mapping[str, dict] | None = None
     ) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from scaling.study.errors import TrainError
 from scaling.training.checkpoint import Progress, load_checkpoint
 from scaling.training.device import Engine
-from scaling.training.evaluate import Evaluation, evaluate
+from scaling.training.evaluate import Evaluation, evaluate, evaluate_sets
 from scaling.training.learner import Learner
 from scaling.training.member import Member
 
@@ -108,6 +108,7 @@ class Team:
                     member.book.end("diverged", member.reason)
                 else:
                     self._validate(number, [member])
+                    self._score_sets(number, member)
                     member.finish(self._scores[number], self.learner.tensors(number))
 
     def interrupt(self, why: str) -> None:
@@ -171,6 +172,17 @@ class Team:
         self._lap(training=False)
         for member in members:
             member.write_evaluation(self._scores[number])
+
+    def _score_sets(self, number: int, member: Member) -> None:
+        """Score the further validation sets of a run that has reached its end."""
+        values = evaluate_sets(
+            self.learner.module(number),
+            member.data.sets,
+            context=member.plan.shape.context,
+            autocast=self.engine.autocast,
+        )
+        self._lap(training=False)
+        member.write_sets(values)
 
     def _let_go(self) -> None:
         """Send off the members whose own cooldown begins; they go on alone later."""

@@ -29,7 +29,18 @@ def phrase(params: str, flops: str, loss: str) -> str:
     N = {"given": "parameters as given", "body_head": "body and head parameters"}.get(
         params, f"{params.replace('_', '-')} parameters"
     )
-    return f"N: {N}; C: {C}; loss: {loss} [nats/token]"
+    unit = "bits/byte" if is_per_byte(loss) else "nats/token"
+    return f"N: {N}; C: {C}; loss: {loss} [{unit}]"
+
+
+def is_per_byte(loss: str) -> bool:
+    """Return whether a loss column is in bits per byte, which compares across tokenizers."""
+    return loss.endswith("per_byte") or loss.startswith("val_bpb_")
+
+
+def is_set(loss: str) -> bool:
+    """Return whether a loss column is that of one of the further validation sets."""
+    return loss.startswith(("val_loss_", "val_bpb_")) and loss != "val_loss_se"
 
 
 def check_conventions(table: pd.DataFrame, *, params: str, flops: str, loss: str) -> None:

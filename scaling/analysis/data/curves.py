@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from scaling.analysis.data.conventions import is_set
 from scaling.analysis.data.tables import Problem
 from scaling.study.errors import RecordError, ScalingError
 from scaling.study.record import read_metrics
@@ -64,6 +65,8 @@ def _points(row: pd.Series, logged: list[dict[str, Any]], loss: str) -> pd.DataF
         )
     for name in {"tokens", "val_loss", loss} & set(points):
         points[name] = pd.to_numeric(points[name], errors="coerce")
+    if is_set(loss):  # scored at the end only; another text's curve is not its own
+        return points.iloc[:0]
     points["loss"] = points[loss] if loss in points else points["val_loss"]
     points["N"] = row["N"]
     points["C"] = row["C"] * points["tokens"] / row["D"]  # per-token cost is constant along a run

@@ -9,7 +9,7 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ def read_folder(root: Path) -> tuple[pd.DataFrame, list[Problem]]:
     rows, problems = [], []
     for folder in _find_run_folders(root):
         try:
-            rows.append({**read_record(folder).to_dict(), "folder": str(folder.resolve())})
+            record = read_record(folder).to_dict()
+            rows.append({**record, **set_columns(record), "folder": str(folder.resolve())})
         except RecordError as error:
             problems.append(Problem(str(folder / "run.json"), str(error)))
     if not rows:
@@ -66,7 +67,22 @@ def read_folder(root: Path) -> tuple[pd.DataFrame, list[Problem]]:
             f"{root}: no readable run.json below it.{why} Train a sweep into it first, or name another folder."
         )
     names = [f.name for f in dataclasses.fields(RunRecord)]
-    return pd.DataFrame(rows, columns=[*names, "folder"]), problems
+    sets = dict.fromkeys(k for row in rows for k in row if k not in names and k != "folder")
+    return pd.DataFrame(rows, columns=[*names, *sets, "folder"]), problems
+
+
+def set_columns(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a record's further validation sets.
+
+    Returns:
+        For a set NAME: val_loss_NAME and val_se_NAME [nats/token], val_bpb_NAME [bits/byte].
+    """
+    kinds = {"val_loss": "loss", "val_se": "se", "val_bpb": "bits_per_byte"}
+    return {
+        f"{column}_{name}": values.get(key)
+        for name, values in (record.get("val_sets") or {}).items()
+        for column, key in kinds.items()
+    }
 
 
 def read_table(path: Path) -> pd.DataFrame:

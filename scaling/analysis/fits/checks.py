@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scaling.analysis.data.conventions import is_per_byte, is_set
 from scaling.analysis.data.tables import number
 from scaling.analysis.fits.refusals import compute_ratio
 from scaling.analysis.traps import warn
@@ -111,8 +112,8 @@ def _left_out(runs: Runs, rows: pd.DataFrame, law: Law | None) -> Iterator[str]:
 
 
 def _unit_of_loss(runs: Runs, rows: pd.DataFrame, law: Law | None) -> Iterator[str]:
-    if "loss" not in runs.loss and runs.loss != "L":
-        return
+    if ("loss" not in runs.loss and runs.loss != "L") or is_set(runs.loss):
+        return  # on a text unlike its own a model may be worse than guessing
     L = rows["L"].to_numpy(float)
     guess = np.log(number(rows, "vocab").to_numpy(float))  # nats of an even guess over the tokens
     worse = L - guess > 0.1
@@ -244,7 +245,7 @@ def _epochs(runs: Runs, rows: pd.DataFrame, law: Law | None) -> Iterator[str]:
 
 
 def _tokenizers(runs: Runs, rows: pd.DataFrame, law: Law | None) -> Iterator[str]:
-    if runs.loss.endswith("per_byte"):
+    if is_per_byte(runs.loss):
         return
     kinds = _different(rows, "tokenizer") or _different(rows, "vocab")
     if kinds:

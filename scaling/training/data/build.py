@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import platform
 from pathlib import Path
@@ -14,14 +13,16 @@ import numpy as np
 from scaling.study.config import DataConfig
 from scaling.study.errors import ConfigError, DataError
 from scaling.training.data.cache import build_once, cache_folder, read_manifest
-from scaling.training.data.corpus import Progress, build_corpus
+from scaling.training.data.corpus import ENDS, Progress, build_corpus
 from scaling.training.data.dataset import DataFacts, TokenData, facts_from
 from scaling.training.data.generated import build_generated
 from scaling.training.data.sources import stdlib_files
 from scaling.training.data.store import TokenStore, hash_texts
 from scaling.training.data.texts import text_identity
+from scaling.training.data.tokenizers import tokenizer_identity
+from scaling.training.data.validation import check_sets, prepare_sets, sets_are_prepared
 
-FORMAT = 1  # counts up when the same configuration would give other tokens
+FORMAT = 2  # counts up when the same configuration would give other files
 TEXTS = ("stdlib", "text")  # the other sources are generated
 
 
@@ -44,20 +45,30 @@ def prepare(config: DataConfig, *, context: int, on_progress: Progress | None = 
     manifest = build_once(folder, lambda where: _build(config, where, on_progress or _silent))
     facts = facts_from(manifest, config.unique_tokens)
     _check_size(facts, context, folder)
-    logprob = folder / "true_logprob.npy"
+    logprob, ends = folder / "true_logprob.npy", folder / ENDS
     return TokenData(
         **dataclasses.asdict(facts),
         train=TokenStore.open(folder, "train"),
         val=TokenStore.open(folder, "val"),
         true_logprob=np.load(logprob) if logprob.is_file() else None,
+        document_ends=np.load(ends) if ends.is_file() else None,
+        sets=prepare_sets(config, folder, context=context, on_progress=on_progress or _silent),
     )
 
 
 def describe(config: DataConfig) -> DataFacts | None:
     """Return what is known of prepared data without opening it; None if it is not prepared yet."""
     _check(config)
-    manifest = read_manifest(_folder(config))
-    return None if manifest is None else facts_from(manifest, config.unique_tokens)
+    folder = _folder(config)
+    manifest = read_manifest(folder)
+    if manifest is None or not sets_are_prepared(config, folder):
+        return None
+    return facts_from(manifest, config.unique_tokens)
+
+
+def prepared_folder(config: DataConfig) -> Path:
+    """Return the cache folder of a data set, whether or not it is there yet."""
+    return _folder(config)
 
 
 def _check(config: DataConfig) -> None:
@@ -83,6 +94,7 @@ def _check(config: DataConfig) -> None:
             f"data.vocab={config.vocab}, but the tokenizer 'bytes' has 256 tokens. "
             "Set data.vocab=256, or data.tokenizer=bpe."
         )
+    check_sets(config)
 
 
 def _check_size(facts: DataFacts, context: int, folder: Path) -> None:
@@ -113,7 +125,7 @@ def _identity(config: DataConfig) -> dict[str, Any]:
         "val_tokens": int(config.val_tokens),
     }
     if config.source in TEXTS:
-        identity |= {"tokenizer": _tokenizer_identity(config.tokenizer)}
+        identity |= {"tokenizer": tokenizer_identity(config.tokenizer)}
     else:
         identity |= {"size": int(config.size), "source_seed": config.source_seed}
     if config.source in ("stdlib", "ngram"):
@@ -130,15 +142,6 @@ def _identity(config: DataConfig) -> dict[str, Any]:
 def _stdlib_identity() -> dict[str, Any]:
     listing = hash_texts(f"{path.name} {path.stat().st_size}" for path in stdlib_files())
     return {"python": platform.python_version(), "files": listing}
-
-
-def _tokenizer_identity(name: str) -> str:
-    """Return the name, and for a local tokenizer a hash of its file, which may change."""
-    path = Path(name).expanduser()
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        return name
-    return f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
 
 def _build(config: DataConfig, folder: Path, on_progress: Progress) -> dict[str, Any]:

@@ -19,12 +19,14 @@ from scaling.training.data.tokenizers import (
     Tokenizer,
     check_vocab,
     encode_documents,
+    encode_singly,
     load_tokenizer,
     train_bpe,
 )
 
 BYTES_PER_TOKEN = 4.0  # first guess for tokenizers other than bytes; only sizes the first split
 STREAM_BYTES_PER_TOKEN = 6.0  # generous: a streamed dataset is cut to its size after tokenising
+ENDS = "val_ends.npy"  # int64 [documents]: the token after the last of each held-out document
 Progress = Callable[[str, float], None]
 
 
@@ -41,8 +43,10 @@ def build_corpus(config: DataConfig, folder: Path, *, on_progress: Progress) -> 
     """
     on_progress(f"reading {config.source}", 0.0)
     pool = DocumentPool(_documents(config), folder / "spool.tmp")
-    tokenizer, val, held_out, training = _split(config, pool, on_progress)
-    write_store(folder, "val", [val], vocab=config.vocab, limit=int(config.val_tokens) + 1)
+    tokenizer, documents, held_out, training = _split(config, pool, on_progress)
+    val_tokens = write_held_out(
+        folder, documents, vocab=config.vocab, limit=int(config.val_tokens) + 1
+    )
     texts = _watch(pool.read(training), pool.count_bytes(training), on_progress)
     streamed = config.source == "text" and is_streamed(config.path or "")
     limit = int(config.size) if streamed else None
@@ -53,9 +57,17 @@ def build_corpus(config: DataConfig, folder: Path, *, on_progress: Progress) -> 
     (folder / "spool.tmp").unlink()
     return {
         "tokenizer": config.tokenizer,
-        "bytes_per_token": pool.count_bytes(held_out) / len(val),
+        "bytes_per_token": pool.count_bytes(held_out) / val_tokens,
         "documents": {"train": len(training), "val": len(held_out), "bytes": pool.bytes},
     }
+
+
+def write_held_out(folder: Path, documents: list[np.ndarray], *, vocab: int, limit: int) -> int:
+    """Write the store `val` and where its documents end; returns the tokens before the limit."""
+    ends = np.cumsum([len(d) for d in documents])
+    write_store(folder, "val", documents, vocab=vocab, limit=limit)
+    np.save(folder / ENDS, ends[ends < limit])
+    return int(ends[-1])
 
 
 def _documents(config: DataConfig) -> Iterator[str]:
@@ -68,7 +80,7 @@ def _documents(config: DataConfig) -> Iterator[str]:
 
 def _split(
     config: DataConfig, pool: DocumentPool, on_progress: Progress
-) -> tuple[Tokenizer, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Tokenizer, list[np.ndarray], np.ndarray, np.ndarray]:
     """Hold out enough documents for `val_tokens`; return tokenizer, held-out tokens, both splits.
 
     How many bytes a token holds is known only after the tokenizer is trained, which may only see
@@ -81,10 +93,10 @@ def _split(
         _check_split(config, pool, held_out, training)
         tokenizer = _tokenizer(config, pool.read(training), on_progress)
         check_vocab(tokenizer, config.vocab)
-        val = np.concatenate(list(encode_documents(tokenizer, pool.read(held_out))))
-        if len(val) >= wanted:
+        val = list(encode_singly(tokenizer, pool.read(held_out)))
+        if (tokens := sum(map(len, val))) >= wanted:
             return tokenizer, val, held_out, training
-        guess *= 1.1 * wanted / len(val)
+        guess *= 1.1 * wanted / tokens
 
 
 def _check_split(

@@ -11,6 +11,51 @@ import numpy as np
 from scaling.training.data.order import count_windows, window_starts
 from scaling.training.data.store import TokenStore
 
+Sequences = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def sequences(store: TokenStore, *, context: int, batch_seqs: int) -> Iterator[Sequences]:
+    """Yield a store's tokens in whole sequences, always in the same order.
+
+    Returns:
+        Inputs and targets, int64 [rows, context], targets one token later; and int64 [rows]:
+        where in the store the first target of each row is.
+    """
+    starts = np.arange(count_windows(len(store), context)) * context
+    for first in range(0, len(starts), batch_seqs):
+        part = starts[first : first + batch_seqs]
+        tokens = store.windows(part, context + 1)
+        yield tokens[:, :-1], tokens[:, 1:], part + 1
+
+
+@dataclass(frozen=True, repr=False)
+class HeldOut:
+    """A further held-out text, in the tokens of a run; it has no training part.
+
+    Args:
+        name, text: its name, and the path it was read from.
+        val: the tokens; the last is a target only.
+        bytes_per_token: of the documents in it.
+        document_ends: int64, the token after the last of each document.
+        data_hash: of the tokens.
+    """
+
+    name: str
+    text: str
+    val: TokenStore
+    bytes_per_token: float
+    document_ends: np.ndarray
+    data_hash: str
+    true_logprob: None = None  # nobody knows the source of a text
+
+    def val_batches(self, *, context: int, batch_seqs: int) -> Iterator[Sequences]:
+        """Yield the tokens in whole sequences, see `sequences`."""
+        return sequences(self.val, context=context, batch_seqs=batch_seqs)
+
+    def __repr__(self) -> str:
+        """Return one line: name, text, tokens."""
+        return f"HeldOut({self.name}, {self.text}, {len(self.val) - 1:,} tokens, {self.data_hash})"
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -39,6 +84,8 @@ class TokenData(DataFacts):
     train: TokenStore
     val: TokenStore
     true_logprob: np.ndarray | None  # float32 [len(val)], nats: log p_true of each held-out token
+    document_ends: np.ndarray | None = None  # int64: the token after each held-out document
+    sets: tuple[HeldOut, ...] = ()  # further held-out texts, by `data.validation`
 
     def batch(
         self, step: int, *, batch_seqs: int, context: int, seed: int, rows: slice = slice(None)
@@ -70,20 +117,9 @@ class TokenData(DataFacts):
         tokens = self.train.windows(starts[::stride], context + 1)
         return tokens[:, :-1], tokens[:, 1:]
 
-    def val_batches(
-        self, *, context: int, batch_seqs: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield the held-out tokens in whole sequences, always in the same order.
-
-        Returns:
-            Inputs and targets as in `batch`, and int64 [rows]: where in `val` (and in
-            `true_logprob`) the first target of each row is.
-        """
-        starts = np.arange(count_windows(len(self.val), context)) * context
-        for first in range(0, len(starts), batch_seqs):
-            part = starts[first : first + batch_seqs]
-            tokens = self.val.windows(part, context + 1)
-            yield tokens[:, :-1], tokens[:, 1:], part + 1
+    def val_batches(self, *, context: int, batch_seqs: int) -> Iterator[Sequences]:
+        """Yield the held-out tokens in whole sequences, see `sequences`."""
+        return sequences(self.val, context=context, batch_seqs=batch_seqs)
 
     def __repr__(self) -> str:
         """Return one line: source, tokens, vocabulary."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -120,6 +121,15 @@ def load_tokenizer(name: str) -> Tokenizer:
     return _load_pretrained(name)
 
 
+def tokenizer_identity(name: str) -> str:
+    """Return the name, and for a local tokenizer a hash of its file, which may change."""
+    path = Path(name).expanduser()
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        return name
+    return f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
 def check_vocab(tokenizer: Tokenizer, vocab: int) -> None:
     """Raise ConfigError, with both numbers, unless `data.vocab` is what the tokenizer has."""
     if tokenizer.vocab != vocab:
@@ -131,11 +141,19 @@ def check_vocab(tokenizer: Tokenizer, vocab: int) -> None:
 
 def encode_documents(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
     """Yield the tokens of documents, each closed by the end-of-text token, many at a time."""
-    end = [] if tokenizer.end_of_text is None else [np.array([tokenizer.end_of_text])]
     for batch in _batches(texts):
-        yield np.concatenate(
-            [part for tokens in tokenizer.encode(batch) for part in (tokens, *end)]
-        )
+        yield np.concatenate(list(_encode_batch(tokenizer, batch)))
+
+
+def encode_singly(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
+    """Yield the tokens of each document, closed by the end-of-text token where there is one."""
+    for batch in _batches(texts):
+        yield from _encode_batch(tokenizer, batch)
+
+
+def _encode_batch(tokenizer: Tokenizer, batch: list[str]) -> Iterator[np.ndarray]:
+    end = [] if tokenizer.end_of_text is None else [np.array([tokenizer.end_of_text])]
+    return (np.concatenate([tokens, *end]) for tokens in tokenizer.encode(batch))
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
