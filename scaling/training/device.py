@@ -20,7 +20,9 @@ from scaling.study.config import TrainConfig
 from scaling.study.errors import ConfigError
 from scaling.study.flops import flops_per_token
 from scaling.study.shape import ModelShape
+from scaling.training.cpu import cpu_flags, cpu_name
 from scaling.training.memory import MemoryEstimate, fit_memory, memory_estimate
+from scaling.training.native import is_available
 
 # bfloat16 autocast on CPU pays above this many FLOPs (forward and backward) per pass; below, its
 # casts cost what the products save. Measured on one Zen 4 core (avx512_bf16), 10k to 1M parameters,
@@ -75,7 +77,7 @@ class Engine:
         """Return the device's own name."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        return _cpu_name() if self.device.type == "cpu" else self.device.type
+        return cpu_name() if self.device.type == "cpu" else self.device.type
 
     def peak_flops(self) -> float | None:
         """Return the device's bfloat16 peak in FLOPs/s; null where it is not known (every CPU)."""
@@ -112,7 +114,12 @@ def choose_engine(
     # 1. how much at once, by the memory of the larger of the kernels that may be chosen
     short = device.type == "cpu" and shape.context <= MATMUL_CONTEXT
     attention = train.attention
+    compiled = attention == "native" or (
+        attention == "auto" and device.type == "cpu" and not train.compile and is_available()
+    )
     larger = ("matmul" if short else "sdpa") if attention == "auto" else attention
+    if compiled:
+        larger = "native"
     free = available_memory(device) / (beside if device.type == "cpu" else 1)
     memory = fit_memory(
         shape, batch_seqs=batch_seqs, train=train, most_tokens=MICRO_TOKENS.get(device.type, 8192), free=free,
@@ -125,7 +132,10 @@ def choose_engine(
     if precision == "auto":
         flops = float(flops_per_token(shape).counted) * seqs * shape.context
         precision = "bfloat16" if _likes_bfloat16(device, flops) else "float32"
-    if attention == "auto":
+    if compiled:
+        attention = "native"
+        _check_native(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    elif attention == "auto":
         plain = short and (precision == "bfloat16" or shape.head_size < MATMUL_HEAD_SIZE)
         attention = "matmul" if plain else "sdpa"
     return Engine(
@@ -133,6 +143,14 @@ def choose_engine(
         compile=train.compile, threads=torch.get_num_threads(),
         recompute=memory.recompute, parallel=memory.parallel,
     )  # fmt: skip
+
+
+def _check_native(device: torch.device, dtype: torch.dtype) -> None:
+    if device.type != "cpu" or not is_available(dtype):
+        raise ConfigError(
+            f"train.attention: native kernels for {str(dtype).removeprefix('torch.')} need a CPU with AVX-512 and a C++ compiler, and "
+            f"this is {device}. Set train.attention=auto."
+        )
 
 
 def available_memory(device: torch.device) -> float:
@@ -171,26 +189,7 @@ def _likes_bfloat16(device: torch.device, flops: float) -> bool:
     return (
         device.type == "cpu"
         and flops >= BF16_MIN_FLOPS
-        and not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
-    )
-
-
-def _cpu_flags() -> set[str]:
-    """Instruction sets of this CPU, as Linux names them; empty elsewhere."""
-    return set(_cpuinfo("flags").split())
-
-
-def _cpu_name() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(key: str) -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == key), ""
+        and not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
     )
 
 

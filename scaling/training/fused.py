@@ -98,9 +98,7 @@ def add_norm(
     narrow = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     if delta is not None:
         delta = delta.to(narrow).contiguous()
-    total, y = _AddNorm.apply(
-        x.contiguous(), delta, weight_D, bias_D, eps, centred, scale, narrow
-    )
+    total, y = _AddNorm.apply(x.contiguous(), delta, weight_D, bias_D, eps, centred, scale, narrow)
     return total, y
 
 

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scaling.study.parametrization import STANDARD, Parametrization
 from scaling.study.shape import ModelShape
+from scaling.training import fused
 from scaling.training.kernels import RmsNorm, attend_matmul
 
 # Standard deviation of token and position tables: what a fresh block adds has entries of this order
@@ -30,8 +31,9 @@ class Transformer(nn.Module):
 
     Args:
         shape: sizes and parts.
-        attention: `sdpa` (torch's fused kernel) or `matmul` (plain matrix products; faster on CPU
-            at short context). Both give the same numbers to rounding.
+        attention: `native` (compiled here for this CPU, with norms, activations and loss to match),
+            `sdpa` (torch's fused kernel) or `matmul` (plain matrix products). All give the same
+            numbers to rounding.
         recompute: keep each block's input only and compute its inside again in the backward pass.
 
     Build it under `torch.device("meta")` to count parameters without memory.
@@ -44,7 +46,7 @@ class Transformer(nn.Module):
         self, shape: ModelShape, *, attention: str = "sdpa", recompute: bool = False
     ) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.native = shape, attention == "native"
         self.embedding = nn.Embedding(shape.vocab, shape.width)
         self.position = (
             nn.Parameter(torch.empty(shape.context, shape.width))
@@ -80,9 +82,14 @@ class Transformer(nn.Module):
         turn_TQ2 = None if self.turn_TQ2 is None else self.turn_TQ2[:T]
         for block in self.blocks:
             x_BTD = block(x_BTD, turn_TQ2)
-        logits_BTV = self.head(self.norm(x_BTD))
+        native = self.native and _suits_native(x_BTD)
+        h_BTD = _add_norm(x_BTD, None, self.norm)[1] if native else self.norm(x_BTD)
+        logits_BTV = self.head(h_BTD)
         if targets_BT is None:
             return logits_BTV
+        if native:
+            loss_N = fused.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
+            return loss_N.mean() if reduction == "mean" else loss_N.view_as(targets_BT)
         # a sum over V in bfloat16 would cost about 0.01 nats of precision
         loss = F.cross_entropy(
             logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction=reduction
@@ -134,11 +141,11 @@ class Block(nn.Module):
 
     def __init__(self, shape: ModelShape, attention: str, recompute: bool = False) -> None:
         super().__init__()
-        self.recompute = recompute
+        self.recompute, self.native = recompute, attention == "native"
         self.attention_norm = _norm(shape)
         self.attention = Attention(shape, attention)
         self.ffn_norm = _norm(shape)
-        self.ffn = FeedForward(shape)
+        self.ffn = FeedForward(shape, native=self.native)
 
     def forward(self, x_BTD: Tensor, turn_TQ2: Tensor | None) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
@@ -150,6 +157,10 @@ class Block(nn.Module):
         return self._add(x_BTD, turn_TQ2)
 
     def _add(self, x_BTD: Tensor, turn_TQ2: Tensor | None) -> Tensor:
+        if self.native and _suits_native(x_BTD):
+            x_BTD, h_BTD = _add_norm(x_BTD, None, self.attention_norm)
+            x_BTD, h_BTD = _add_norm(x_BTD, self.attention(h_BTD, turn_TQ2), self.ffn_norm)
+            return x_BTD + self.ffn(h_BTD)
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2)
         return x_BTD + self.ffn(self.ffn_norm(x_BTD))
 
@@ -183,6 +194,8 @@ class Attention(nn.Module):
         if self.qk_norm == "full":
             q, k, v = qkv.split([H * Q, G * Q, G * Q], dim=-1)
             qkv = torch.cat([self.q_norm(q), self.k_norm(k), v], dim=-1)
+        if self.kernel == "native" and self.qk_norm != "head" and _suits_native(qkv):
+            return self.out(fused.attend(qkv, turn_TQ2, heads=H, kv_heads=G, head_size=Q))
         # heads first and contiguous: one copy, after which every slice of heads is a free view
         qk_HBTQ, v_GBTQ = (
             qkv.view(B, T, H + 2 * G, Q).permute(2, 0, 1, 3).contiguous().split([H + G, G])
@@ -212,9 +225,9 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """down(activation(up(x))); SwiGLU is down(silu(gate(x)) · up(x))."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, *, native: bool = False) -> None:
         super().__init__()
-        self.activation = shape.activation
+        self.activation, self.native = shape.activation, native
         # two matrices, not one of double width: halves of a row are slow to multiply on CPU
         self.gate = (
             nn.Linear(shape.width, shape.ffn, bias=shape.bias)
@@ -226,6 +239,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         h_BTF = self.up(x_BTD)
+        if self.native and self.activation in ("gelu", "swiglu") and _suits_native(h_BTF):
+            gate_BTF, up_BTF = (h_BTF, None) if self.gate is None else (self.gate(x_BTD), h_BTF)
+            return self.down(fused.activate(gate_BTF, up_BTF, kind=self.activation))
         if self.gate is not None:  # Shazeer 2020, arXiv:2002.05202
             h_BTF = F.silu(self.gate(x_BTD)) * h_BTF
         elif self.activation == "gelu":
@@ -240,6 +256,23 @@ def _writer(inputs: int, outputs: int, bias: bool) -> nn.Linear:
     linear = nn.Linear(inputs, outputs, bias=bias)
     linear.writes_residual = True  # type: ignore[assignment]
     return linear
+
+
+def _suits_native(x: Tensor) -> bool:
+    """Whether the compiled kernels take this tensor: on the CPU, not float64, not being traced."""
+    return (
+        x.is_cpu
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return x + delta and its norm by the compiled kernel; `norm` holds gain and shift."""
+    assert isinstance(norm, RmsNorm | nn.LayerNorm) and isinstance(norm.weight, Tensor)
+    centred = isinstance(norm, nn.LayerNorm)
+    bias = norm.bias if isinstance(norm, nn.LayerNorm) else None
+    return fused.add_norm(x, delta, norm.weight, bias, eps=norm.eps, centred=centred)
 
 
 def _norm(shape: ModelShape) -> nn.Module:
