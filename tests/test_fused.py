@@ -124,6 +124,7 @@ def test_add_norm_is_exact(dtype, width, centred, added):
             y = F.rms_norm(total, (width,), weight.double(), 1e-5)
         return both(total, y)
 
+    ones = torch.ones(5, 11, width)
     assert_same(results(mine, inputs, ones), results(exact, inputs, ones), dtype)
 
 

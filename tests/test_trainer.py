@@ -69,7 +69,7 @@ def test_folder_holds_config_and_weights_that_give_the_recorded_loss(finished):
     plan, record, _ = finished
     again = RunConfig.from_dict(yaml.safe_load((plan.folder / "config.yaml").read_text()))
     assert make_plan(again).run_id == plan.run_id
-    model = Transformer(plan.shape, attention="matmul")
+    model = Transformer(plan.shape, attention=record.attention)
     load_weights(plan.folder, model)
     result = evaluate(model, prepare(plan.config.data, context=32), context=32)
     assert result.loss == record.val_loss
