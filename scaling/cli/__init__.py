@@ -28,6 +28,7 @@ usage: scaling VERB [SWEEP] [key=value ...]
   report    one page that opens in a browser                    scaling report quickstart
   audit     what is wrong with a table of runs, or its claims   scaling audit runs.csv
   next      propose the next sweep                              scaling next quickstart
+  export    a run as a Hugging Face model folder                scaling export RUN my_model
   demo      plan, train, fit, verify on an embedded example     scaling demo
   keys      every key with default, unit and meaning            scaling keys optim
 
@@ -46,6 +47,7 @@ VERBS = {
     "verify": "scaling.cli.verify",
     "forecast": "scaling.cli.forecast",
     "audit": "scaling.cli.audit",
+    "export": "scaling.cli.export",
     "demo": "scaling.cli.demo",
     "keys": "scaling.cli.keys",
 }

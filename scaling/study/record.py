@@ -43,6 +43,8 @@ class RunRecord:
     parent_tokens: int | None = _f("tokens", "training tokens of the trunk, shared with the parent and trained once")
     parent_seconds: float | None = _f("s", "part of seconds that was spent on the trunk, and is the parent's too")
     stacked: int | None = _f("runs", "how many runs trained as one program; seconds is this run's share")
+    init_from: str | None = _f("", "run or folder whose weights this run started from; null: fresh ones")
+    init_hash: str | None = _f("", "hash of the content of those weights")
     started_at: str | None = _f("UTC", "first start")
     finished_at: str | None = _f("UTC", "end; null while running")
     updated_at: str | None = _f("UTC", "last time the run wrote this record")

@@ -133,6 +133,15 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     copy_parameters(model, tensors)
 
 
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the final weights of a finished run by name.
+
+    Raises:
+        CheckpointError: no weights there, or damaged.
+    """
+    return _read(folder / FOLDER / "model.safetensors")[0]
+
+
 def remove_checkpoints(folder: Path) -> None:
     """Delete the training checkpoints of a finished run (the final weights stay)."""
     for path in list_checkpoints(folder):

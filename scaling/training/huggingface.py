@@ -9,7 +9,7 @@ Shapes in names: H query heads, G key-value heads, Q head size, D width.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from scaling.study.errors import CheckpointError
 from scaling.study.hub import family_of
 from scaling.study.pretrained import Pretrained, open_pretrained
 from scaling.study.shape import ModelShape
+from scaling.training.checkpoint import read_weights
 
 Tensors = dict[str, Tensor]
 
@@ -125,16 +126,23 @@ def load_pretrained(folder: str | Path | Pretrained) -> tuple[ModelShape, Tensor
         ConfigError: a model that ours cannot be.
     """
     source = folder if isinstance(folder, Pretrained) else open_pretrained(folder)
+    where = str(source.folder)
+    if source.kind == "run":
+        tensors = read_weights(source.folder)
+    else:
+        tensors = from_hub(_read_files(source.files), source.shape, where=where)
+    check_tensors(tensors, source.shape, where=where)
+    return source.shape, tensors
+
+
+def _read_files(files: Iterable[Path]) -> Tensors:
     tensors: Tensors = {}
-    for path in source.files:
+    for path in files:
         try:
             tensors |= load_file(path)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: damaged ({error}). Copy it again.") from None
-    if source.kind != "run":
-        tensors = from_hub(tensors, source.shape, where=str(source.folder))
-    check_tensors(tensors, source.shape, where=str(source.folder))
-    return source.shape, tensors
+    return tensors
 
 
 def check_tensors(tensors: Tensors, shape: ModelShape, *, where: str) -> None:

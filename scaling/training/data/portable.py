@@ -1,0 +1,117 @@
+"""A run's tokenizer as files that Hugging Face `transformers` and our own `load_tokenizer` read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from scaling.study.config import DataConfig
+from scaling.study.errors import DataError
+from scaling.training.data.build import data_folder, prepare
+from scaling.training.data.tokenizers import END_OF_TEXT_NAMES, FastTokenizer, load_tokenizer
+
+END_OF_TEXT = END_OF_TEXT_NAMES[0]
+FILES = (  # what a tokenizer folder may hold
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
+
+
+def save_tokenizer(
+    data: DataConfig, folder: Path, *, context: int, data_hash: str | None
+) -> int | None:
+    """Write the tokenizer that a run's text was cut with.
+
+    Args:
+        data: the run's.
+        folder: where to write; it must exist.
+        context: tokens per sequence.
+        data_hash: the run's; a tokenizer trained on other text is not the run's tokenizer.
+
+    Returns:
+        The number of the end-of-text token, where there is one.
+
+    Raises:
+        DataError: there is no tokenizer, or it cannot be had any more.
+    """
+    if data.source not in ("stdlib", "text", "ngram"):
+        raise DataError(f"data.source={data.source} makes symbols that stand for no text.")
+    if data.tokenizer == "bytes":
+        tokenizer = byte_tokenizer()
+    elif data.tokenizer == "bpe":
+        tokenizer = _trained(data, context, data_hash)
+    else:
+        loaded = load_tokenizer(data.tokenizer)
+        assert isinstance(loaded, FastTokenizer)  # only `bytes` is of another kind
+        tokenizer = loaded
+        _copy_files(Path(data.tokenizer).expanduser(), folder)
+    _write_files(tokenizer, folder, context)
+    return tokenizer.end_of_text
+
+
+def byte_tokenizer() -> FastTokenizer:
+    """Return the 256 bytes as a tokenizer of the `tokenizers` library: token i is byte i.
+
+    Byte 0, which ends a document, has the name `<|endoftext|>`.
+    """
+    import tokenizers as hf
+
+    vocab = {_visible(byte): byte for byte in range(1, 256)} | {END_OF_TEXT: 0}
+    # a byte 0 inside a text has no visible name left, and is then the unknown token: 0 again
+    backend = hf.Tokenizer(hf.models.BPE(vocab=vocab, merges=[], unk_token=END_OF_TEXT))
+    backend.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = hf.decoders.ByteLevel()
+    backend.add_special_tokens([END_OF_TEXT])
+    return FastTokenizer(backend, name="bytes", end_of_text=END_OF_TEXT)
+
+
+def _visible(byte: int) -> str:
+    """Return the character by which byte-level tokenizers show a byte.
+
+    Printable Latin-1 stands for itself; the 68 others are the characters from U+0100 on, in order.
+
+    Source: the byte table of GPT-2 (Radford et al. 2019), which Hugging Face's ByteLevel follows.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    if byte in printable:
+        return chr(byte)
+    return chr(0x100 + byte - sum(p < byte for p in printable))
+
+
+def _trained(data: DataConfig, context: int, data_hash: str | None) -> FastTokenizer:
+    """Return the tokenizer beside the run's tokens, building both again if the cache lost them."""
+    found = prepare(data, context=context).data_hash
+    if data_hash is not None and found != data_hash:
+        raise DataError(
+            f"data.tokenizer=bpe: the text has changed since the run (hash {found}, was {data_hash}), and with it the "
+            "tokenizer. Put the text back, or set data.cache to the cache of that time."
+        )
+    loaded = load_tokenizer(str(data_folder(data)))
+    assert isinstance(loaded, FastTokenizer)
+    return loaded
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    for name in FILES:
+        if source.is_dir() and (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _write_files(tokenizer: FastTokenizer, folder: Path, context: int) -> None:
+    """Write `tokenizer.json`, and `tokenizer_config.json` unless the tokenizer brought its own."""
+    if not (folder / "tokenizer.json").exists():
+        tokenizer.backend.save(str(folder / "tokenizer.json"))
+    if (folder / "tokenizer_config.json").exists():
+        return
+    values: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context,
+        "clean_up_tokenization_spaces": False,  # or " ." would come back as "."
+        "padding_side": "left",  # a batch of prompts is continued at the right
+    }
+    if tokenizer.end_of_text is not None:
+        name = tokenizer.backend.id_to_token(tokenizer.end_of_text)
+        values |= {"eos_token": name, "pad_token": name}
+    (folder / "tokenizer_config.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
