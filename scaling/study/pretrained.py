@@ -16,6 +16,7 @@ from typing import Any
 from scaling.study.config import ModelConfig, RunConfig
 from scaling.study.errors import CheckpointError, ConfigError
 from scaling.study.hub import shape_of
+from scaling.study.parametrization import with_attention_scale
 from scaling.study.record import read_record
 from scaling.study.schema import build
 from scaling.study.shape import TOLERANCE, ModelShape, count_params
@@ -91,14 +92,15 @@ def run_config(folder: Path) -> RunConfig:
 
 def run_shape(folder: Path) -> ModelShape:
     """Return the shape a run was trained with: sizes from its record, parts from its configuration."""
-    record, model = read_record(folder), run_config(folder).model
+    record, config = read_record(folder), run_config(folder)
     sizes = {k: getattr(record, k) for k in (*SIZES, "head_size", "vocab", "context")}
     unknown = [k for k, v in sizes.items() if v is None]
     if unknown:
         raise CheckpointError(
             f"{folder / 'run.json'}: {unknown[0]} is null. Train the run again to know its shape."
         )
-    return ModelShape(**sizes, **{k: getattr(model, k) for k in PARTS})
+    shape = ModelShape(**sizes, **{k: getattr(config.model, k) for k in PARTS})
+    return with_attention_scale(shape, optim=config.optim, model=config.model)
 
 
 def _open_hub(path: Path, name: str) -> Pretrained:
