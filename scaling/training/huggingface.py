@@ -207,7 +207,7 @@ def _with_usual_scale(tensors: Tensors, s: ModelShape) -> Tensors:
     factor = torch.ones((s.heads + 2 * s.kv_heads) * s.head_size)
     factor[: s.heads * s.head_size] = s.attention_scale * s.head_size**0.5
     return {
-        name: (t.T * factor.to(t)).T.contiguous() if ".attention.qkv." in name else t
+        name: t * factor.to(t).view(-1, *[1] * (t.ndim - 1)) if ".attention.qkv." in name else t
         for name, t in tensors.items()
     }
 
