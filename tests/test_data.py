@@ -272,8 +272,8 @@ def test_keys_that_contradict_each_other_are_answered(small, changes, error, say
 def _prepared_folder(config):
     prepare(config, context=50)
     store_module._verified.clear()
-    from scaling.training.data.build import data_folder
+    from scaling.training.data.build import _folder
 
-    folder = data_folder(config)
+    folder = _folder(config)
     assert json.loads((folder / "manifest.json").read_text())["train_tokens"] == 1017
     return folder

@@ -18,7 +18,7 @@ from scaling.study.hub import family_of
 from scaling.study.record import read_record
 from scaling.study.shape import ModelShape
 from scaling.training.data import prepare
-from scaling.training.data.build import data_folder
+from scaling.training.data.build import prepared_folder
 from scaling.training.data.portable import byte_tokenizer, save_tokenizer
 from scaling.training.data.tokenizers import ByteTokenizer, load_tokenizer
 from scaling.training.export import export_run
@@ -123,10 +123,10 @@ def test_card_and_configuration_tell_of_the_run(exported):
 def test_trained_tokenizer_goes_along(tmp_path):
     plan = text_plan(tmp_path, **{"data.tokenizer": "bpe", "data.vocab": 300})
     train(plan)
-    shutil.rmtree(data_folder(plan.config.data))  # a cache that was emptied is built again
+    shutil.rmtree(prepared_folder(plan.config.data))  # a cache that was emptied is built again
     assert export_run(plan.folder, tmp_path / "model").tokenizer == "bpe"
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
-    ours = load_tokenizer(str(data_folder(plan.config.data)))
+    ours = load_tokenizer(str(prepared_folder(plan.config.data)))
     for text in SENTENCES:
         tokens = theirs(text)["input_ids"]
         assert tokens == ours.encode([text])[0].tolist() and theirs.decode(tokens) == text

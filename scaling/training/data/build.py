@@ -41,7 +41,7 @@ def prepare(config: DataConfig, *, context: int, on_progress: Progress | None = 
         ConfigError: keys of `data` contradict each other, for example tokenizer and vocab.
     """
     _check(config)
-    folder = data_folder(config)
+    folder = _folder(config)
     manifest = build_once(folder, lambda where: _build(config, where, on_progress or _silent))
     facts = facts_from(manifest, config.unique_tokens)
     _check_size(facts, context, folder)
@@ -69,8 +69,6 @@ def describe(config: DataConfig) -> DataFacts | None:
 def prepared_folder(config: DataConfig) -> Path:
     """Return the cache folder of a data set, whether or not it is there yet."""
     return _folder(config)
-    manifest = read_manifest(data_folder(config))
-    return None if manifest is None else facts_from(manifest, config.unique_tokens)
 
 
 def _check(config: DataConfig) -> None:
@@ -111,7 +109,7 @@ def _check_size(facts: DataFacts, context: int, folder: Path) -> None:
             )
 
 
-def data_folder(config: DataConfig) -> Path:
+def _folder(config: DataConfig) -> Path:
     """Return where in the cache this data set is: its name ends in a hash of all that makes it."""
     tokens = Path(config.tokenizer).name if config.source in TEXTS else f"v{config.vocab}"
     identity = hash_texts([json.dumps(_identity(config), sort_keys=True)])

@@ -9,7 +9,7 @@ from typing import Any
 
 from scaling.study.config import DataConfig
 from scaling.study.errors import DataError
-from scaling.training.data.build import data_folder, prepare
+from scaling.training.data.build import prepared_folder, prepare
 from scaling.training.data.tokenizers import END_OF_TEXT_NAMES, FastTokenizer, load_tokenizer
 
 END_OF_TEXT = END_OF_TEXT_NAMES[0]
@@ -88,7 +88,7 @@ def _trained(data: DataConfig, context: int, data_hash: str | None) -> FastToken
             f"data.tokenizer=bpe: the text has changed since the run (hash {found}, was {data_hash}), and with it the "
             "tokenizer. Put the text back, or set data.cache to the cache of that time."
         )
-    loaded = load_tokenizer(str(data_folder(data)))
+    loaded = load_tokenizer(str(prepared_folder(data)))
     assert isinstance(loaded, FastTokenizer)
     return loaded
 
