@@ -9,7 +9,7 @@ from typing import Any
 
 from scaling.study.config import DataConfig
 from scaling.study.errors import DataError
-from scaling.training.data.build import prepared_folder, prepare
+from scaling.training.data.build import prepare, prepared_folder
 from scaling.training.data.tokenizers import END_OF_TEXT_NAMES, FastTokenizer, load_tokenizer
 
 END_OF_TEXT = END_OF_TEXT_NAMES[0]
