@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -171,7 +172,8 @@ def test_cross_entropy_is_exact_and_float32(dtype, vocab):
         {"activation": "relu2", "position": "sinusoidal"},
     ],
 )  # fmt: skip
-def test_model_gives_the_same_loss_and_gradients_with_either_kernels(switches):
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_model_gives_the_same_loss_and_gradients_with_either_kernels(switches, scale):
     shape = resolve_shape(
         ModelConfig(layers=2, width=48, heads=4, ffn=100, context=40, **switches), vocab=61
     )

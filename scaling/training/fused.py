@@ -10,6 +10,7 @@ F feed-forward width, N tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,7 +22,13 @@ _ACTIVATIONS = {"gelu": 0, "swiglu": 1}
 
 
 def attend(
-    qkv_BTE: Tensor, turn_TQ2: Tensor | None, *, heads: int, kv_heads: int, head_size: int
+    qkv_BTE: Tensor,
+    turn_TQ2: Tensor | None,
+    *,
+    heads: int,
+    kv_heads: int,
+    head_size: int,
+    scale: float | None = None,
 ) -> Tensor:
     """Return causal attention straight from the joint projection, without copies or T x T scores.
 
@@ -33,43 +40,50 @@ def attend(
         qkv_BTE: E = (H + 2G) Q channels: query heads, then key heads, then value heads.
         turn_TQ2: cos and sin [T, Q/2, 2] by which channels 2i and 2i+1 are turned; null: not.
         heads, kv_heads, head_size: H, G, Q.
+        scale: of the scores; null: 1 / sqrt(Q).
 
     Returns:
         [B, T, H Q], contiguous.
     """
-    out: Tensor = _Attend.apply(qkv_BTE, turn_TQ2, heads, kv_heads, head_size)
+    if scale is None:
+        scale = 1 / math.sqrt(head_size)
+    out: Tensor = _Attend.apply(qkv_BTE, turn_TQ2, scale, (heads, kv_heads, head_size))
     return out
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, qkv_BTE: Tensor, turn_TQ2: Tensor | None, H: int, G: int, Q: int
+        ctx: Any,
+        qkv_BTE: Tensor,
+        turn_TQ2: Tensor | None,
+        scale: float,
+        sizes: tuple[int, int, int],
     ) -> Tensor:
-        B, T, _ = qkv_BTE.shape
+        (B, T, _), (H, G, Q) = qkv_BTE.shape, sizes
         qkv_BTE = qkv_BTE.contiguous()
         turn_TQ2 = None if turn_TQ2 is None else turn_TQ2.float().contiguous()
         out_BTE = qkv_BTE.new_empty(B, T, H * Q)
         lse_BHT = qkv_BTE.new_empty(B, H, T, dtype=torch.float32)
         native.call(
-            "attention_forward", qkv_BTE.dtype, qkv_BTE, out_BTE, lse_BHT, turn_TQ2, T, H, G, Q,
+            "attention_forward", qkv_BTE.dtype, qkv_BTE, out_BTE, lse_BHT, turn_TQ2, scale, T, H, G, Q,
             count=B * G,
         )  # fmt: skip
         ctx.save_for_backward(qkv_BTE, out_BTE, lse_BHT, turn_TQ2)
-        ctx.sizes = (B, T, H, G, Q)
+        ctx.scale, ctx.sizes = scale, (B, T, H, G, Q)
         return out_BTE
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (g_BTE,) = grads
         qkv_BTE, out_BTE, lse_BHT, turn_TQ2 = ctx.saved_tensors
         B, T, H, G, Q = ctx.sizes
         dqkv_BTE = torch.empty_like(qkv_BTE)
         native.call(
             "attention_backward", qkv_BTE.dtype, qkv_BTE, out_BTE, lse_BHT, g_BTE.contiguous(), dqkv_BTE,
-            turn_TQ2, T, H, G, Q, count=B * G,
+            turn_TQ2, ctx.scale, T, H, G, Q, count=B * G,
         )  # fmt: skip
-        return dqkv_BTE, None, None, None, None
+        return dqkv_BTE, None, None, None
 
 
 def add_norm(

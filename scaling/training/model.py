@@ -195,7 +195,8 @@ class Attention(nn.Module):
             q, k, v = qkv.split([H * Q, G * Q, G * Q], dim=-1)
             qkv = torch.cat([self.q_norm(q), self.k_norm(k), v], dim=-1)
         if self.kernel == "native" and self.qk_norm != "head" and _suits_native(qkv):
-            return self.out(fused.attend(qkv, turn_TQ2, heads=H, kv_heads=G, head_size=Q))
+            y_BTE = fused.attend(qkv, turn_TQ2, heads=H, kv_heads=G, head_size=Q, scale=self.scale)
+            return self.out(y_BTE)
         # heads first and contiguous: one copy, after which every slice of heads is a free view
         qk_HBTQ, v_GBTQ = (
             qkv.view(B, T, H + 2 * G, Q).permute(2, 0, 1, 3).contiguous().split([H + G, G])

@@ -182,6 +182,7 @@ void transpose(const int32_t *in, int ldi, int rows, int columns, int32_t *out, 
 struct Sizes {
   int T, H, G, Q, Tp, Qp;
   const float *turn;
+  float scale;  // of scores
   int64_t row() const { return static_cast<int64_t>(H + 2 * G) * Q; }
 };
 
@@ -335,7 +336,7 @@ void attention_forward(const E *qkv, E *out, float *lse, const Sizes &s, int64_t
   int32_t *v_t = scratch.take<int32_t>(static_cast<size_t>(s.Tp) * s.Qp);
   float *scores = scratch.take<float>(s.Tp * BLOCK), *o = scratch.take<float>(s.Qp * BLOCK);
   int32_t *p = scratch.take<int32_t>(s.Tp * BLOCK);
-  const float c = LOG2E / std::sqrt(static_cast<float>(s.Q));
+  const float c = LOG2E * s.scale;
   for (int64_t at = first; at < last; ++at) {  // one sequence's key-value head
     const int64_t b = at / s.G, g = at % s.G;
     const E *from = qkv + b * s.T * s.row();
@@ -451,7 +452,6 @@ void attention_backward(const E *qkv, const E *out, const float *lse, const E *g
          units(strip), units(strip), units(strip), floats(s.Tp), floats(s.Tp), floats(cells),
          floats(cells), floats(cells)};
   int32_t *r = units(rows), *spare = units(cells);
-  const float scale = 1 / std::sqrt(static_cast<float>(s.Q));
   const int64_t width = static_cast<int64_t>(s.H) * s.Q;
   const bool turn = s.turn != nullptr;
   std::memset(m.lse, 0, s.Tp * 4);
@@ -477,7 +477,7 @@ void attention_backward(const E *qkv, const E *out, const float *lse, const E *g
       std::memcpy(m.lse, lse + (b * s.H + h) * s.T, s.T * 4);
       rows_dot(g_head, o_head, width, s, m.along);
       std::memset(m.dq, 0, cells * 4);
-      attend_head_back<E>(m, s, scale);
+      attend_head_back<E>(m, s, s.scale);
       store_columns<E>(m.dq, s.Tp, 0, s.Tp, s, turn ? -1 : 0, to + h * s.Q, s.row());
     }
     store_rows<E>(m.dk, s, turn, to + (s.H + g) * s.Q);
@@ -661,16 +661,17 @@ void loss_backward(const E *logits, const int64_t *target, const float *lse, con
 
 #define EXPORT(NAME, E)                                                                            \
   extern "C" void attention_forward_##NAME(const E *qkv, E *out, float *lse, const float *turn,    \
-                                           int T, int H, int G, int Q, int64_t first,              \
+                                           float scale, int T, int H, int G, int Q, int64_t first, \
                                            int64_t last) {                                         \
-    attention_forward<E>(qkv, out, lse, {T, H, G, Q, round_up(T, 32), round_up(Q, 16), turn},      \
-                         first, last);                                                             \
+    Sizes sizes{T, H, G, Q, round_up(T, BLOCK), round_up(Q, 16), turn, scale};                     \
+    attention_forward<E>(qkv, out, lse, sizes, first, last);                                       \
   }                                                                                                \
   extern "C" void attention_backward_##NAME(const E *qkv, const E *out, const float *lse,          \
-                                            const E *grad, E *dqkv, const float *turn, int T,      \
-                                            int H, int G, int Q, int64_t first, int64_t last) {    \
-    attention_backward<E>(qkv, out, lse, grad, dqkv,                                               \
-                          {T, H, G, Q, round_up(T, 32), round_up(Q, 16), turn}, first, last);      \
+                                            const E *grad, E *dqkv, const float *turn,             \
+                                            float scale, int T, int H, int G, int Q,               \
+                                            int64_t first, int64_t last) {                         \
+    Sizes sizes{T, H, G, Q, round_up(T, BLOCK), round_up(Q, 16), turn, scale};                     \
+    attention_backward<E>(qkv, out, lse, grad, dqkv, sizes, first, last);                          \
   }                                                                                                \
   extern "C" void norm_forward_##NAME(const float *x, const E *delta, float scale,                 \
                                       const float *weight, const float *bias, float eps,           \

@@ -38,8 +38,8 @@ BUILD_SECONDS = 120  # a build takes 3 to 10 s; a compiler that hangs is given u
 _P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 # Arguments before (first, last), as in native.cpp.
 _SIGNATURES: dict[str, list[Any]] = {
-    "attention_forward": [_P] * 4 + [_I] * 4,
-    "attention_backward": [_P] * 6 + [_I] * 4,
+    "attention_forward": [_P] * 4 + [_F] + [_I] * 4,
+    "attention_backward": [_P] * 6 + [_F] + [_I] * 4,
     "norm_forward": [_P, _P, _F, _P, _P, _F, _I, _P, _P, _P, _P, _L],
     "norm_backward": [_P] * 6 + [_F, _I, _I] + [_P] * 3 + [_L],
     "act_forward": [_P] * 3 + [_I],
