@@ -25,12 +25,15 @@ from omegaconf.errors import OmegaConfBaseException
 from scaling.study.config import FitConfig, RunConfig, config_keys
 from scaling.study.errors import ConfigError, did_you_mean
 from scaling.study.paths import data_dir
+from scaling.study.plan import make_plan
+from scaling.study.trunks import common_horizons
 
 DESIGN_KEYS = {
     "question": "what the sweep is to answer, in a sentence",
     "cost": "what it costs: runs, FLOPs, time on a stated machine",
     "grid": "key: [values]; every combination is a run",
     "points": "list of {key: value}; each is a run, combined with the grid",
+    "trunks": "true: budgets of one model take batch, rates and warm-up at the smallest of them, so that they share a trunk",
     "verify": "{key: value} of the run that checks the prediction; model.params: optimal takes N* from the fit",
 }
 
@@ -44,6 +47,7 @@ class Design:
     grid: dict[str, list[Any]] = field(default_factory=dict)
     points: list[dict[str, Any]] = field(default_factory=list)
     verify: dict[str, Any] = field(default_factory=dict)
+    trunks: bool = False
 
     @classmethod
     def from_config(cls, cfg: DictConfig) -> Design:
@@ -120,7 +124,7 @@ _PLAIN = re.compile(
 
 def register_schema() -> None:
     """Give Hydra every key with its default, so that it refuses keys that do not exist."""
-    values = {**_defaults(RunConfig), "design": dict.fromkeys(DESIGN_KEYS)}
+    values = {**_defaults(RunConfig), "design": dict.fromkeys(DESIGN_KEYS), "together": None}
     ConfigStore.instance().store(name="schema", node=OmegaConf.create(values))
     ConfigStore.instance().store(name="fit_schema", node=OmegaConf.create(_defaults(FitConfig)))
 
@@ -239,7 +243,23 @@ def expand(
     designs = [[o for o in run if o.split("=", 1)[0] not in fixed] for run in design.overrides()]
     runs = [[*run, *combination] for run in designs for combination in itertools.product(*sweeps)]
     points = [Point(run, run_config(base, run, recompose)) for run in _unique(runs)]
+    if design.trunks:
+        points = _with_horizons(points)
     return Sweep(name=str(base.sweep), design=design, points=points, base=base)
+
+
+def _with_horizons(points: list[Point]) -> list[Point]:
+    """Let budgets of one model read their rules at one horizon, unless it is set."""
+    free = [p for p in points if p.config.optim.horizon is None]
+    tokens = dict(
+        zip(map(id, free), common_horizons([make_plan(p.config) for p in free]), strict=True)
+    )
+    return [
+        Point([*p.overrides, f"optim.horizon={at!r}"], p.config.replace(**{"optim.horizon": at}))
+        if (at := tokens.get(id(p))) is not None
+        else p
+        for p in points
+    ]
 
 
 def _key(override: Override) -> str:
@@ -274,7 +294,7 @@ def run_config(
     return RunConfig.from_dict({k: v for k, v in values.items() if k not in _NOT_OF_A_RUN})
 
 
-_NOT_OF_A_RUN = ("design", "hydra", "sweeps")
+_NOT_OF_A_RUN = ("design", "hydra", "sweeps", "together")
 
 
 @functools.cache

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scaling.cli.jobs import seconds_saved
 from scaling.cli.progress import progress_bar
 from scaling.study.plan import RunPlan
 from scaling.study.record import write_atomic
+from scaling.study.trunks import Trunk, find_trunks
 from scaling.study.units import format_duration
 
 MEASURED_SHAPES = 40  # more are interpolated, so that measuring stays below a minute
@@ -30,18 +32,23 @@ class Estimate:
     jobs: int
 
     def makespan(self, plans: Sequence[RunPlan]) -> float:
-        """Return the seconds until all are done: each starts on the next free worker, dearest first."""
+        """Return the seconds until all are done: each job starts on the next free worker, dearest first."""
         workers = [0.0] * self.jobs
-        for plan in sorted(plans, key=lambda p: -p.flops_counted):
+        for seconds in sorted(map(self._job, find_trunks(plans)), reverse=True):
             first = workers.index(min(workers))
-            workers[first] += self.seconds[plan.run_id]
+            workers[first] += seconds
         return max(workers) + (START_UP if plans else 0.0)
+
+    def _job(self, trunk: Trunk) -> float:
+        """Seconds of a trunk and its branches, shared steps once."""
+        saved = sum(seconds_saved(p, self.seconds[p.run_id]) for p in trunk.branches)
+        return sum(self.seconds[p.run_id] for p in trunk.runs) - saved
 
     def describe(self, plans: Sequence[RunPlan]) -> str:
         """Say how long the given runs will take."""
         if not plans:
             return "Nothing is left to train."
-        alone = sum(self.seconds[p.run_id] for p in plans)
+        alone = sum(map(self._job, find_trunks(plans)))
         at_once = f", {self.jobs} runs at once" if self.jobs > 1 else ""
         return f"Estimated time: {format_duration(self.makespan(plans))}{at_once} ({format_duration(alone)} of one worker)."
 

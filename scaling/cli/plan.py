@@ -17,6 +17,7 @@ from scaling.cli.estimate import Estimate, estimate_seconds
 from scaling.cli.sweep import is_finished, unique_plans
 from scaling.study.plan import RunPlan
 from scaling.study.table import Table
+from scaling.study.trunks import branch_step, describe_saving, find_trunks
 from scaling.study.units import format_duration, format_flops, format_quantity
 
 OFF = 0.002  # target and actual are both shown where they differ by more
@@ -53,7 +54,8 @@ def describe_plan(sweep: Sweep, plans: Sequence[RunPlan], estimate: Estimate | N
         "time",
         "",
     )
-    rows = [_row(plan, estimate) for plan in plans]
+    parents = {b.run_id: t.parent for t in find_trunks(plans) for b in t.branches}
+    rows = [_row(plan, estimate, parents.get(plan.run_id)) for plan in plans]
     convention = plans[0].config.model.params_convention.replace("_", "-")
     head = [f"{sweep.name}: {sweep.design.question}"] if sweep.design.question else []
     note = (
@@ -100,7 +102,7 @@ def _memory(plan: RunPlan) -> str:
     return f"{memory.describe()} ({how})"
 
 
-def _row(plan: RunPlan, estimate: Estimate | None) -> list[str]:
+def _row(plan: RunPlan, estimate: Estimate | None, parent: RunPlan | None) -> list[str]:
     seconds = (
         estimate.seconds[plan.run_id] if estimate and plan.run_id in estimate.seconds else None
     )
@@ -108,8 +110,14 @@ def _row(plan: RunPlan, estimate: Estimate | None) -> list[str]:
         plan.run_id, _beside(plan.params_target, plan.params), f"{format_quantity(plan.counts.embedding)} + {format_quantity(plan.counts.head)}",
         _beside(plan.tokens_target, plan.tokens), f"{plan.tokens / plan.params:.3g}", f"{plan.steps:,}", f"{plan.batch_tokens:,}",
         f"{plan.lr:.3g}", f"{plan.weight_decay:.3g}", format_flops(plan.flops_6nd), format_flops(plan.flops_counted),
-        format_duration(seconds), "finished" if is_finished(plan) else "",
+        format_duration(seconds), _note(plan, parent),
     ]  # fmt: skip
+
+
+def _note(plan: RunPlan, parent: RunPlan | None) -> str:
+    if is_finished(plan):
+        return "finished"
+    return f"branches off {parent.hash} at step {branch_step(plan):,}" if parent else ""
 
 
 def _beside(target: float, actual: float) -> str:
@@ -122,10 +130,13 @@ def _beside(target: float, actual: float) -> str:
 def totals(plans: Sequence[RunPlan], estimate: Estimate | None) -> str:
     """Say what the whole costs, and what of it is still to do."""
     missing = [p for p in plans if not is_finished(p)]
+    saving = describe_saving(plans)
     lines = [
         f"{len(plans)} runs, {len(plans) - len(missing)} finished. Total {format_flops(sum(p.flops_6nd for p in plans))} FLOPs (6ND), "
         f"{format_flops(sum(p.flops_counted for p in plans))} counted, {format_quantity(sum(p.tokens for p in plans))} tokens."
     ]
+    if saving:
+        lines.append(saving)
     if estimate is not None:
         lines.append(estimate.describe(missing))
     return "\n".join(lines)

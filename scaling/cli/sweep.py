@@ -15,11 +15,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from scaling.cli.compose import Point, Sweep, expand, to_mapping, without_hydra
+from scaling.cli.jobs import Job, arrange_jobs
 from scaling.cli.progress import sweep_progress
 from scaling.cli.stopping import stop_together
 from scaling.study.errors import RecordError, ScalingError
 from scaling.study.plan import RunPlan, make_plan
 from scaling.study.record import FINISHED, check_writable, read_record, write_atomic
+from scaling.study.trunks import describe_saving
 
 
 def run_sweep(
@@ -53,7 +55,7 @@ def run_sweep(
 
     # 2. those that are not finished; the dearest first, so that cores end together
     missing = [(point, plan) for point, plan in planned if not is_finished(plan)]
-    missing.sort(key=lambda pair: -pair[1].flops_counted)
+    jobs = arrange_jobs(missing)
     done = len(planned) - len(missing)
     folder = Path(str(base.results)) / sweep.name
     if not missing:
@@ -73,12 +75,16 @@ def run_sweep(
     _prepare_data([plan for _, plan in missing])
 
     # 4. launch, watching the records
-    jobs = [[*plain, *point.overrides] for point, _ in missing]
-    plans = [plan for _, plan in missing]
+    saving = describe_saving([plan for _, plan in missing])
+    if saving:
+        print(f"{sweep.name}: {saving}", file=sys.stderr)
+    plans = [plan for job in jobs for plan in job.plans]
     together = stop_together(plans) if "n_jobs" in cfg.hydra.launcher else nullcontext()
     try:
         with sweep_progress(plans, done=done), together:
-            results = list(launcher.launch(jobs, initial_job_idx=0))
+            results = list(
+                launcher.launch([[*plain, *job.overrides()] for job in jobs], initial_job_idx=0)
+            )
     except BrokenExecutor:
         raise ScalingError(
             f"{sweep.name}: a worker process was killed from outside, perhaps for want of memory. The same command goes "
@@ -86,7 +92,7 @@ def run_sweep(
         ) from None
 
     # 5. say what came out
-    set_failed(report_failures(results, plans))
+    set_failed(report_failures(results, jobs))
     return results
 
 
@@ -120,21 +126,22 @@ def is_finished(plan: RunPlan) -> bool:
         return False
 
 
-def report_failures(results: Sequence[Any], plans: Sequence[RunPlan]) -> int:
-    """Print each failed run with its reason; return how many failed."""
-    failed = [
-        (plan, r._return_value)
-        for plan, r in zip(plans, results, strict=True)
-        if isinstance(getattr(r, "_return_value", None), Exception)
-    ]
-    for plan, error in failed:
-        print(f"{plan.run_id} failed: {error}", file=sys.stderr)
+def report_failures(results: Sequence[Any], jobs: Sequence[Job]) -> int:
+    """Print each job's failed runs with their reason; return how many failed."""
+    runs = sum(len(job.plans) for job in jobs)
+    failed = 0
+    for job, result in zip(jobs, results, strict=True):
+        error = getattr(result, "_return_value", None)
+        if isinstance(error, Exception):
+            unfinished = [p.run_id for p in job.plans if not is_finished(p)]
+            failed += len(unfinished)
+            print(f"{', '.join(unfinished)} failed: {error}", file=sys.stderr)
     if failed:
         print(
-            f"{len(failed)} of {len(plans)} runs failed; the others are recorded. The same command tries the failed ones again.",
+            f"{failed} of {runs} runs failed; the others are recorded. The same command tries the failed ones again.",
             file=sys.stderr,
         )
-    return len(failed)
+    return failed
 
 
 def _sweep_text(sweep: Sweep, runs: int) -> str:

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import explain, register_schema, search_path_override, to_run_config
+from scaling.cli.jobs import TOGETHER, further_configs
 from scaling.cli.progress import run_progress
 from scaling.cli.stopping import leave_if_orphaned, save_if_orphaned
 from scaling.study.errors import ScalingError
@@ -113,11 +114,14 @@ def train_task(cfg: DictConfig) -> dict[str, Any]:
         except (ScalingError, OSError) as error:
             _refused.append(error)  # raised by run_train; Hydra would add a line of its own
             return {}
-    from scaling.training.trainer import train
+    from scaling.training.trainer import train_together
 
     leave_if_orphaned()
+    config = to_run_config(cfg)
+    configs = [config, *(further_configs(config, cfg.together) if cfg.get(TOGETHER) else [])]
     try:
-        return train(make_plan(to_run_config(cfg)), on_progress=save_if_orphaned).to_dict()
+        records = train_together([make_plan(c) for c in configs], on_progress=save_if_orphaned)
+        return {r.run_id: r.to_dict() for r in records}
     except SystemExit:  # after a notice, everything saved
         leave_if_orphaned()
         raise

@@ -11,11 +11,13 @@ Source: the schedule is Hu et al. 2024's (arXiv:2404.06395), section 4; Hägele 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaling.study.plan import RunPlan
+from scaling.study.units import format_flops
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,51 @@ def _split(group: list[RunPlan]) -> list[Trunk]:
     useful = tuple(p for p in others if branch_step(p) > 0)
     alone = [Trunk(p, ()) for p in others if branch_step(p) <= 0]
     return [Trunk(parent, useful), *alone]
+
+
+def common_horizons(plans: Sequence[RunPlan]) -> list[float | None]:
+    """Return for each run the budget at which its rules must be read so that trunks can be shared.
+
+    It is the smallest budget of the runs that differ in nothing but budget and cooldown: a batch
+    and a warm-up that suit the shortest run cost a longer one little, but not the other way round.
+
+    Args:
+        plans: runs of a sweep.
+
+    Returns:
+        Tokens, or null for a run that has no sibling.
+    """
+    groups: dict[str, list[RunPlan]] = {}
+    keys = [_sibling_key(plan) for plan in plans]
+    for key, plan in zip(keys, plans, strict=True):
+        groups.setdefault(key, []).append(plan)
+    least = {k: min(p.tokens_target for p in group) for k, group in groups.items()}
+    return [
+        None if len(groups[k]) < 2 or p.config.optim.schedule != "wsd" else least[k]
+        for k, p in zip(keys, plans, strict=True)
+    ]
+
+
+_OF_A_BRANCH = ("horizon", "cooldown", "cooldown_shape")
+
+
+def _sibling_key(plan: RunPlan) -> str:
+    values = plan.config.to_dict()
+    values["budget"] = values["model"] = None
+    values["optim"] = {k: v for k, v in values["optim"].items() if k not in _OF_A_BRANCH}
+    return json.dumps([values, dataclasses.asdict(plan.shape)], sort_keys=True)
+
+
+def describe_saving(plans: Sequence[RunPlan]) -> str | None:
+    """Say what shared trunks save of the counted FLOPs of these runs; null if nothing."""
+    trunks = [t for t in find_trunks(plans) if t.branches]
+    if not trunks:
+        return None
+    straight = sum(p.flops_counted for p in plans)
+    saved = sum(t.shared_flops for t in trunks)
+    runs = sum(len(t.runs) for t in trunks)
+    noun = "1 trunk carries" if len(trunks) == 1 else f"{len(trunks)} trunks carry"
+    return (
+        f"{noun} {runs} runs: {format_flops(straight - saved)} instead of {format_flops(straight)} counted FLOPs "
+        f"are trained, {saved / straight:.1%} saved."
+    )
