@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from scaling.study.config import OptimConfig
 from scaling.study.parametrization import Parametrization
+from scaling.study.plan import RunPlan
 from scaling.study.shape import ModelShape
 from scaling.training.checkpoint import copy_parameters
 from scaling.training.device import Engine
@@ -53,6 +54,13 @@ class Learner:
             self.model, optim, lr=lr, weight_decay=weight_decay, parametrization=parametrization
         )
         self.parameters: list[Tensor] = list(self.model.parameters())
+
+    @classmethod
+    def from_plan(cls, plan: RunPlan, engine: Engine) -> Learner:
+        """Return the learner that a run begins with."""
+        return cls(
+            plan.shape, engine, optim=plan.config.optim, lr=plan.lr, weight_decay=plan.weight_decay, seed=plan.config.seed
+        )  # fmt: skip
 
     def learn(
         self, inputs: np.ndarray, targets: np.ndarray, *, lr: Sequence[float]

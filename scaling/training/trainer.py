@@ -130,11 +130,7 @@ class Job:
 
     def _team(self, slots: Sequence[Slot]) -> Team:
         engine: Engine = slots[0][0].engine
-        plan = slots[0][0].plan
-        learner = Learner(
-            plan.shape, engine, optim=plan.config.optim, lr=plan.lr, weight_decay=plan.weight_decay, seed=plan.config.seed
-        )  # fmt: skip
-        return Team(learner, engine, slots)
+        return Team(Learner.from_plan(slots[0][0].plan, engine), engine, slots)
 
     def _train(self, team: Team) -> None:
         """Take a team to its end; members that branch off stay for a later team."""
