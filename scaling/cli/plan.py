@@ -73,6 +73,7 @@ def _one_run(plan: RunPlan, estimate: Estimate | None) -> Table:
         ("run", plan.run_id),
         ("shape", f"{s.layers} layers x {s.width} wide, {s.heads} heads of {s.head_size} ({s.kv_heads} key-value), "
                   f"feed-forward {s.ffn}, context {s.context}, vocabulary {s.vocab}"),
+        *([("starts from", f"{plan.source.name} ({plan.source.kind}, weights {plan.source.hash})")] if plan.source else []),
         ("parameters", f"{n.non_embedding:,} blocks and norms + {n.embedding:,} embedding + {n.head:,} head = {n.total:,}"),
         ("N", f"{plan.params:,} {plan.config.model.params_convention}{asked}"),
         ("tokens D", f"{plan.tokens:,} (asked for {plan.tokens_target:,.0f}), {plan.tokens / plan.params:.3g} per parameter"),

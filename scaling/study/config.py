@@ -39,6 +39,7 @@ class ModelConfig:
     qk_norm: str = _key("none", "", "RMS norm of queries and keys, per head or over all of them.", choices=("none", "head", "full"))
     tied: bool = _key(False, "", "Output head shares the token embedding.")
     bias: bool = _key(False, "", "Biases in linear layers and in LayerNorm.")
+    init_from: str | None = _key(None, "folder", "Weights to start from: a Hugging Face model (llama, gpt2) or one of our runs; sizes left null and parts at their default are taken from it.")
     norm_eps: float = _key(1e-5, "", "Added to the variance in norms; 1e-5 in GPT-2 and Llama 2, 1e-6 in Llama 1.", above=0)
 
 
@@ -152,7 +153,7 @@ class RunConfig:
             ConfigError: unknown key, wrong type, value out of range; names the key and the cure.
         """
         config = build(cls, values, _known_keys())
-        check_filled(config, ("sweep", "results"))
+        check_filled(config, ("sweep", "results", "model.init_from"))
         _check_budget(config)
         check_set_names(config.data.validation or {})
         return config
@@ -263,7 +264,7 @@ def _check_budget(config: RunConfig) -> None:
     """A run needs N and D: one budget when N is given by the model, two when it is not."""
     budget, model = config.budget, config.model
     given = {k: getattr(budget, k) for k in ("tokens", "flops", "tokens_per_param") if getattr(budget, k) is not None}
-    sized = model.params is not None or (model.layers is not None and model.width is not None)
+    sized = model.init_from is not None or model.params is not None or (model.layers is not None and model.width is not None)
     if sized and len(given) > 1:
         text = " and ".join(f"{k}={v:g}" for k, v in given.items())
         raise ConfigError(f"budget: set one of tokens, flops, tokens_per_param; got {text}. Drop one, e.g. budget.{next(iter(given))}=null.")

@@ -18,6 +18,7 @@ from scaling.study.config import RunConfig, config_values
 from scaling.study.errors import ConfigError
 from scaling.study.flops import FlopsPerToken, flops_6nd, flops_per_token
 from scaling.study.parametrization import Parametrization, with_attention_scale
+from scaling.study.pretrained import Pretrained, adopt_shape, open_pretrained
 from scaling.study.rules import batch_tokens_rule, learning_rate_rule, weight_decay_rule
 from scaling.study.shape import ModelShape, ParamCounts, count_params, resolve_shape
 from scaling.study.units import format_quantity
@@ -70,6 +71,7 @@ class RunPlan:
     weight_decay: float
     warmup_steps: int
     cooldown_steps: int
+    source: Pretrained | None = None  # the weights it starts from; null: fresh ones
 
     @property
     def batch_tokens(self) -> int:
@@ -121,6 +123,8 @@ class RunPlan:
             if k.numbers and v != k.default and not k.name.startswith(_RESOLVED)
         }
         resolved = {name: getattr(self, name) for name in _RESOLVED_TO}
+        if self.source is not None:
+            resolved["init_hash"] = self.source.hash
         shape = {
             f.name: getattr(self.shape, f.name)
             for f in dataclasses.fields(self.shape)
@@ -145,10 +149,17 @@ def make_plan(config: RunConfig) -> RunPlan:
 
     Raises:
         ConfigError: the shape or budget cannot be met; the message names the key.
+        CheckpointError: `model.init_from` holds no weights that can be read.
     """
-    # 1. N: the shape, from its own keys, from a target, or from two budgets
+    # 1. N: the shape, from its own keys, from a target, from two budgets, or from weights
+    config, source = _adopt(config)
     target = _params_target(config)
-    shape = resolve_shape(config.model, vocab=config.data.vocab, params=target)
+    if source is not None:  # its heads may be of any size
+        shape = dataclasses.replace(
+            source.shape, context=config.model.context, attention_scale=None
+        )
+    else:
+        shape = resolve_shape(config.model, vocab=config.data.vocab, params=target)
     shape = with_attention_scale(shape, optim=config.optim, model=config.model)
     counts, flops = count_params(shape), flops_per_token(shape)
     params = counts.by(config.model.params_convention)
@@ -176,7 +187,17 @@ def make_plan(config: RunConfig) -> RunPlan:
         tokens=tokens, steps=steps, batch_seqs=batch_seqs, lr=float(f"{lr:.6g}"), weight_decay=float(f"{decay:.6g}"),
         warmup_steps=warmup_steps,
         cooldown_steps=math.ceil(optim.cooldown * steps) if optim.schedule == "wsd" else 0,
+        source=source,
     )  # fmt: skip
+
+
+def _adopt(config: RunConfig) -> tuple[RunConfig, Pretrained | None]:
+    """Fill in the shape of the weights that a run starts from, if it starts from any."""
+    if config.model.init_from is None:
+        return config, None
+    source = open_pretrained(config.model.init_from)
+    model = adopt_shape(config.model, source, vocab=config.data.vocab)
+    return dataclasses.replace(config, model=model), source
 
 
 def _learning_rate(config: RunConfig, params: int, tokens: float) -> float:

@@ -18,8 +18,7 @@ from scaling.study.errors import CheckpointError, ConfigError
 from scaling.study.hub import shape_of
 from scaling.study.parametrization import with_attention_scale
 from scaling.study.record import read_record
-from scaling.study.schema import build
-from scaling.study.shape import TOLERANCE, ModelShape, count_params
+from scaling.study.shape import TOLERANCE, ModelShape, count_params, heads_for
 
 RUN_WEIGHTS = Path("checkpoint") / "model.safetensors"
 HUB_WEIGHTS, HUB_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -32,12 +31,13 @@ PARTS = ("norm", "norm_eps", "position", "rotary_base", "activation", "qk_norm",
 class Pretrained:
     """A folder of weights.
 
-    kind: `run`, or the Hugging Face family. name: the run's id, or the folder as it was given.
-    files: safetensors in order. hash: 16 hex digits of their content.
+    kind: `run` or `hub`. family: the run's, or Hugging Face's. name: the run's id, or the folder as it
+    was given. files: safetensors in order. hash: 16 hex digits of their content.
     """
 
     folder: Path
     kind: str
+    family: str
     name: str
     shape: ModelShape
     files: tuple[Path, ...]
@@ -70,7 +70,8 @@ def _open_run(path: Path) -> Pretrained:
             "the weights of a finished run, delete its folder first."
         )
     record = read_record(path)
-    return Pretrained(path, "run", record.run_id, run_shape(path), (weights,), _hash((weights,)))
+    family, files = record.family or ModelConfig().family, (weights,)
+    return Pretrained(path, "run", family, record.run_id, run_shape(path), files, _hash(files))
 
 
 def run_config(folder: Path) -> RunConfig:
@@ -107,7 +108,7 @@ def _open_hub(path: Path, name: str) -> Pretrained:
     values = _read_json(path / "config.json")
     shape = shape_of(values, where=str(path / "config.json"))
     files = _hub_files(path)
-    return Pretrained(path, values["model_type"], name, shape, files, _hash(files))
+    return Pretrained(path, "hub", values["model_type"], name, shape, files, _hash(files))
 
 
 def _hub_files(path: Path) -> tuple[Path, ...]:
@@ -171,12 +172,12 @@ def adopt_shape(model: ModelConfig, source: Pretrained, *, vocab: int) -> ModelC
         raise ConfigError(
             f"model.context={model.context}, but {where} has {shape.context} learned positions. Set model.context={shape.context} or less."
         )
-    default = build(ModelConfig, {}, ())
+    default = ModelConfig()
     for key in (*SIZES, *PARTS):
         asked, has = getattr(model, key), getattr(shape, key)
         if asked not in (has, getattr(default, key)):
             raise ConfigError(
-                f"model.{key}={asked}, but {where} has {has}. Leave model.{key} out; the shape comes with the weights."
+                f"model.{key}={_shown(asked)}, but {where} has {_shown(has)}. Leave model.{key} out; the shape comes with the weights."
             )
     size = count_params(shape).by(model.params_convention)
     if model.params is not None and abs(size / model.params - 1) > TOLERANCE:
@@ -185,4 +186,12 @@ def adopt_shape(model: ModelConfig, source: Pretrained, *, vocab: int) -> ModelC
             "Leave model.params out; the shape comes with the weights."
         )
     taken = {k: getattr(shape, k) for k in (*SIZES, *PARTS)}
+    if heads_for(shape.width) == shape.heads:  # as a run that leaves them open has them
+        taken["heads"] = model.heads
+    if model.family == default.family:
+        taken["family"] = source.family
     return replace(model, params=None, **taken)
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -6,6 +6,7 @@ Every wrong key or value is answered with its name, the value, and what to do.
 from __future__ import annotations
 
 import dataclasses
+import operator
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -152,7 +153,7 @@ def check_filled(config: Any, names: Iterable[str]) -> None:
         ConfigError: one is.
     """
     for name in names:
-        value = getattr(config, name)
+        value = operator.attrgetter(name)(config)
         if value is not None and not value.strip():
             raise ConfigError(f"{name}: is empty. Give a value after the =, or leave the key out.")
 

@@ -72,7 +72,7 @@ def to_hub(tensors: Tensors, shape: ModelShape) -> Tensors:
         CheckpointError: a weight is missing.
     """
     names = LLAMA if family_of(shape) == "llama" else GPT2
-    tensors = _with_usual_scale(tensors, shape)
+    tensors = scale_queries(tensors, shape, scale=None)  # all that families know
     found: Tensors = {}
     for ours, theirs, there, _ in _pairs(names, shape):
         if ours not in tensors:
@@ -164,11 +164,25 @@ def check_tensors(tensors: Tensors, shape: ModelShape, *, where: str) -> None:
             )
 
 
-def fit_positions(tensors: Tensors, context: int) -> Tensors:
-    """Return the tensors with the first rows of a learned position table, for a shorter context."""
-    if "position" not in tensors:
-        return tensors
-    return tensors | {"position": tensors["position"][:context].clone()}
+def starting_tensors(source: Pretrained, shape: ModelShape) -> Tensors:
+    """Return the weights that a run starts from, as a learner's `load` takes them.
+
+    Args:
+        source: what the run's plan found in the folder.
+        shape: the run's; its context may be shorter than the source's.
+
+    Raises:
+        CheckpointError: the folder's weights are not those of the plan any more, or damaged.
+    """
+    if open_pretrained(source.folder).hash != source.hash:
+        raise CheckpointError(
+            f"{source.folder}: the weights have changed since the run was planned. Plan it again."
+        )
+    _, tensors = load_pretrained(source)
+    if "position" in tensors:
+        tensors["position"] = tensors["position"][: shape.context]
+    tensors = scale_queries(tensors, source.shape, scale=shape.attention_scale)
+    return {f"model.{name}": tensor for name, tensor in tensors.items()}
 
 
 There = Callable[[Tensor], list[Tensor]]
@@ -200,12 +214,20 @@ def _pairs(names: Names, shape: ModelShape) -> Iterator[tuple[str, list[str], Th
         yield "head.weight", ["lm_head.weight"], _same, _first
 
 
-def _with_usual_scale(tensors: Tensors, s: ModelShape) -> Tensors:
-    """Scale the queries so that scores need only 1 / sqrt(Q), which is all that families know."""
-    if s.attention_scale is None:
+def scale_queries(tensors: Tensors, s: ModelShape, *, scale: float | None) -> Tensors:
+    """Return the tensors for another scale of the attention scores; the function stays the same.
+
+    Args:
+        tensors: ours by name.
+        s: their shape, with the scale that they were trained with.
+        scale: that of the module they are for; null: 1 / sqrt(Q).
+    """
+    usual = s.head_size**-0.5
+    ratio = (s.attention_scale or usual) / (scale or usual)
+    if ratio == 1:
         return tensors
     factor = torch.ones((s.heads + 2 * s.kv_heads) * s.head_size)
-    factor[: s.heads * s.head_size] = s.attention_scale * s.head_size**0.5
+    factor[: s.heads * s.head_size] = ratio
     return {
         name: t * factor.to(t).view(-1, *[1] * (t.ndim - 1)) if ".attention.qkv." in name else t
         for name, t in tensors.items()

@@ -193,6 +193,7 @@ def _planned_record(plan: RunPlan) -> RunRecord:
     s, config = plan.shape, plan.config
     return RunRecord(
         run_id=plan.run_id, status="running", sweep=config.sweep, role=config.role, config_hash=plan.hash,
+        init_from=plan.source.name if plan.source else None, init_hash=plan.source.hash if plan.source else None,
         started_at=utc_now(),
         params_target=plan.params_target, params_convention=config.model.params_convention,
         params_total=plan.counts.total, params_embedding=plan.counts.embedding, params_head=plan.counts.head,

@@ -17,6 +17,7 @@ from scaling.study.errors import TrainError
 from scaling.training.checkpoint import Progress, load_checkpoint
 from scaling.training.device import Engine
 from scaling.training.evaluate import Evaluation, evaluate, evaluate_sets
+from scaling.training.huggingface import starting_tensors
 from scaling.training.learner import Learner
 from scaling.training.member import Member
 
@@ -60,6 +61,8 @@ class Team:
             )
             for problem in problems:
                 head.book.note(problem)
+            if head.plan.source is not None and progress.step == 0:
+                self.learner.load(number, starting_tensors(head.plan.source, head.plan.shape))
             head.restore(progress)
             for member in slot[1:]:
                 member.restore(_shared(progress, member))
