@@ -113,6 +113,7 @@ class TrainConfig:
     recompute: bool | str = _key("auto", "", "Keep only each block's input for the backward pass and compute the rest again: less memory, a third more time; auto: where it would not fit otherwise.", words=("auto",), numbers=False)
     parallel: str = _key("auto", "", "Several processes (torchrun, srun) on one run: ddp copies the model, fsdp divides it; none: each for itself; auto: ddp where it fits.", choices=("auto", "none", "ddp", "fsdp"), numbers=False)
     threads: int | None = _key(None, "threads", "CPU threads; null: what the launcher leaves each run.", least=1, numbers=False)
+    stack: int | str = _key("auto", "", "Most runs of one shape that train as one program; 1: each alone; auto: as many as it makes faster.", least=1, words=("auto",), numbers=False)
     evals: int = _key(12, "points", "Validation points along the run, spaced evenly in log tokens; the last is at the end.", least=1, numbers=False)
     log_points: int = _key(200, "rows", "Training-loss rows in metrics.jsonl, each the mean since the last.", least=1, numbers=False)
     checkpoint_seconds: float = _key(60.0, "s", "Time between checkpoints.", above=0, numbers=False)

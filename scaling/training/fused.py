@@ -101,7 +101,7 @@ def add_norm(
     Args:
         x: the residual stream [..., D], float32.
         delta: what is added, in the precision of products; null: nothing.
-        weight_D, bias_D: the norm's gain and shift.
+        weight_D, bias_D: the norm's gain and shift; [K, D] if K models' rows follow one another.
         eps: added to the mean square or variance.
         centred: layer norm (subtracts the mean), not RMS norm.
         scale: factor of delta.
@@ -127,9 +127,10 @@ class _AddNorm(torch.autograd.Function):
         total = x if delta is None else torch.empty_like(x)
         y = torch.empty_like(x, dtype=dtype)
         mean_N, inverse_N = x.new_empty(2, rows)
+        gains_KD, shifts_KD = _by_model(weight_D), _by_model(bias_D)
         native.call(
-            "norm_forward", dtype, x, delta, scale, weight_D, bias_D, eps, int(centred), total, y, mean_N,
-            inverse_N, D, count=rows,
+            "norm_forward", dtype, x, delta, scale, gains_KD, shifts_KD, eps, int(centred), total, y, mean_N,
+            inverse_N, D, count=rows, groups=_groups(weight_D),
         )  # fmt: skip
         ctx.save_for_backward(total, weight_D, mean_N, inverse_N)
         ctx.rest = (dtype, scale, centred, delta is not None, bias_D is not None)
@@ -145,13 +146,23 @@ class _AddNorm(torch.autograd.Function):
         ddelta = torch.empty_like(total, dtype=dtype) if added else None
         dtotal = None if dtotal is None else dtotal.contiguous()
         dy = torch.zeros_like(total, dtype=dtype) if dy is None else dy.contiguous()
-        dgains_P2D = total.new_zeros(native.parts(rows), 2, D)
+        K = _groups(weight_D)
+        dgains_PK2D = total.new_zeros(native.parts(rows // K), K, 2, D)
         native.call(
-            "norm_backward", dtype, dy, dtotal, total, weight_D, mean_N, inverse_N, scale, int(centred),
-            int(shifted), dx, ddelta, native.Each(dgains_P2D), D, count=rows,
+            "norm_backward", dtype, dy, dtotal, total, _by_model(weight_D), mean_N, inverse_N, scale, int(centred),
+            int(shifted), dx, ddelta, native.Each(dgains_PK2D), D, count=rows, groups=K,
         )  # fmt: skip
-        dweight_D, dbias_D = dgains_P2D.sum(0)
-        return dx, ddelta, dweight_D, dbias_D if shifted else None, None, None, None, None
+        dweight_KD, dbias_KD = dgains_PK2D.sum(0).unbind(1)
+        dweight, dbias = dweight_KD.view(weight_D.shape), dbias_KD.view(weight_D.shape)
+        return dx, ddelta, dweight, dbias if shifted else None, None, None, None, None
+
+
+def _groups(weight: Tensor) -> int:
+    return len(weight) if weight.dim() == 2 else 1
+
+
+def _by_model(weight: Tensor | None) -> native.Argument:
+    return native.OfGroup(weight) if weight is not None and weight.dim() == 2 else weight
 
 
 def activate(gate: Tensor, up: Tensor | None, *, kind: str) -> Tensor:

@@ -270,6 +270,10 @@ def _suits_native(x: Tensor) -> bool:
 
 def _add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Return x + delta and its norm by the compiled kernel; `norm` holds gain and shift."""
+    of_stack = getattr(norm, "add_norm", None)  # K norms; see stacked.py
+    if of_stack is not None:
+        added: tuple[Tensor, Tensor] = of_stack(x, delta)
+        return added
     assert isinstance(norm, RmsNorm | nn.LayerNorm) and isinstance(norm.weight, Tensor)
     centred = isinstance(norm, nn.LayerNorm)
     bias = norm.bias if isinstance(norm, nn.LayerNorm) else None

@@ -63,14 +63,22 @@ class Each:
     rows: Tensor
 
 
+@dataclasses.dataclass(frozen=True)
+class OfGroup:
+    """An argument [groups, ...] of which each group of rows gets its own row, such as a model's gains."""
+
+    rows: Tensor
+
+
 def parts(count: int) -> int:
     """Return over how many threads `call` splits so many rows."""
     return max(1, min(torch.get_num_threads(), count))
 
 
-def call(
-    name: str, dtype: torch.dtype, *arguments: Tensor | Each | float | None, count: int
-) -> None:
+Argument = Tensor | Each | OfGroup | float | None
+
+
+def call(name: str, dtype: torch.dtype, *arguments: Argument, count: int, groups: int = 1) -> None:
     """Run a kernel over rows 0 to `count`, split over torch's threads.
 
     Args:
@@ -78,12 +86,16 @@ def call(
         dtype: float32 or bfloat16, that of the tensors that are not always float32.
         arguments: contiguous tensors (null: none) and numbers, in the function's order.
         count: rows, heads or elements there are.
+        groups: equal parts of the rows that differ in what is given as `OfGroup`.
     """
-    function, threads = _function(f"{name}_{_KINDS[dtype]}"), parts(count)
+    rows = count // groups
+    function, threads = _function(f"{name}_{_KINDS[dtype]}"), parts(rows)
 
     def run(part: int) -> None:
-        values = [_value(a, part) for a in arguments]
-        function(*values, count * part // threads, count * (part + 1) // threads)
+        first, last = rows * part // threads, rows * (part + 1) // threads
+        for group in range(groups):
+            values = [_value(a, part, group) for a in arguments]
+            function(*values, group * rows + first, group * rows + last)
 
     if threads == 1:
         run(0)
@@ -91,10 +103,15 @@ def call(
         list(_pool(threads).map(run, range(threads)))
 
 
-def _value(argument: Tensor | Each | float | None, part: int) -> float | None:
+def _value(argument: Argument, part: int, group: int) -> float | None:
+    if isinstance(argument, Tensor):
+        return argument.data_ptr()
+    if isinstance(argument, OfGroup):
+        rows = argument.rows
+        return rows.data_ptr() + group * rows.stride(0) * rows.element_size()
     if isinstance(argument, Each):
-        return argument.rows[part].data_ptr()
-    return argument.data_ptr() if isinstance(argument, Tensor) else argument
+        return _value(OfGroup(argument.rows[part]), part, group)
+    return argument
 
 
 @functools.cache

@@ -1,0 +1,315 @@
+"""Many small runs as one program: K models of one shape that learn together.
+
+At the size of a test model a step is mostly overhead: hundreds of operations on a few thousand
+numbers each. A stack does every operation once for K models. Members may differ in learning rate,
+seed, data order, weight decay and schedule; each has the numbers it would have had alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scaling.study.plan import RunPlan
+from scaling.study.shape import ModelShape
+from scaling.training.device import Engine, available_memory
+from scaling.training.learner import Learner
+from scaling.training.model import Transformer
+from scaling.training.optim import set_lr
+from scaling.training.stacked import StackedTransformer, Weights
+
+# How much work one wave of a stack may hold before it leaves the caches: tokens, and tokens x width.
+# Measured on one core of a Zen 4 (1 MiB of L2), widths 20 to 144, 256 to 4,096 tokens per model:
+# within a tenth of the best wave, and where they say 1 no stack gained more than a tenth.
+WAVE = {"float32": (2048, 98_304), "bfloat16": (8192, 262_144)}
+
+# On a GPU one pass of so many tokens hides the launches. Not measured: no GPU was at hand.
+GPU_TOKENS = 65_536
+
+KEEP_SHARE = 0.8  # of the free memory that a stack may take
+MOST = 16  # runs in one stack: an interruption stops all of them, and further ones gain little
+ALIGN = 16  # float32 numbers in 64 bytes: where torch itself would let a parameter begin
+
+# Keys of `optim` in which members of one stack may differ.
+_FREE = frozenset(
+    ("lr", "lr_scale", "batch_tokens", "weight_decay", "schedule", "warmup", "cooldown", "cooldown_shape", "final_lr")
+)  # fmt: skip
+
+
+class StackedLearner:
+    """K learners as one; each goes on as if it were alone.
+
+    Args:
+        learners: of one shape, engine and optimiser, each in its first state or loaded. Their
+            weights, gradients and moments move into the stack's memory, where the learners, too,
+            find them.
+    """
+
+    def __init__(self, learners: Sequence[Learner], *, wave: int | None = None) -> None:
+        self.learners, self.slots = list(learners), len(learners)
+        self.engine, self.clip = learners[0].engine, learners[0].clip
+        self.wave, self.store = wave, _Store(self.learners)
+        self._waves: list[tuple[slice, StackedTransformer]] = []
+
+    def learn(
+        self, inputs: np.ndarray, targets: np.ndarray, *, lr: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        """Do one optimiser step of every model on its own batch.
+
+        Args:
+            inputs, targets: int64 [slots, sequences, context].
+            lr: learning rate of this step, one per slot.
+
+        Returns:
+            Mean losses in nats/token and gradient norms before clipping, [slots] each, left on the
+            device.
+        """
+        x, y = (
+            torch.as_tensor(a).to(self.engine.device, non_blocking=True) for a in (inputs, targets)
+        )
+        totals = [
+            self._gradients(model, x[models], y[models]) for models, model in self._divide(x.shape)
+        ]
+        norm = self.store.clip(self.clip)
+        self.store.step(lr)
+        return torch.cat(totals), norm
+
+    def _gradients(self, model: StackedTransformer, x: Tensor, y: Tensor) -> Tensor:
+        """Book the gradients of some models' batches, in micro-batches; returns mean losses."""
+        rows, micro = x.shape[1], self.engine.micro_seqs
+        total = torch.zeros(len(x), device=self.engine.device)
+        model.begin()
+        for first in range(0, rows, micro):
+            part = slice(first, first + micro)
+            with self.engine.autocast():
+                loss, *rest = model(x[:, part], y[:, part])
+            loss = loss * (min(micro, rows - first) / rows)
+            model.backward(loss.sum(), *rest)
+            total += loss.detach()
+        return total
+
+    def _divide(self, sizes: torch.Size) -> list[tuple[slice, StackedTransformer]]:
+        """Return the models that are computed at once, wave after wave."""
+        if not self._waves:
+            tokens = min(sizes[1], self.engine.micro_seqs) * sizes[2]
+            shape = self.learners[0].model.shape
+            most = self.wave or _wave(shape, tokens, self.engine)
+            count = -(-self.slots // most)
+            edges = [self.slots * i // count for i in range(count + 1)]
+            for first, last in pairwise(edges):
+                frame = Transformer(
+                    shape, attention=self.engine.attention, recompute=self.engine.recompute
+                ).to(self.engine.device)
+                part = slice(first, last)
+                weights = {n: w.part(part) for n, w in self.store.weights.items()}
+                self._waves.append((part, StackedTransformer(frame, weights)))
+        return self._waves
+
+    def module(self, slot: int) -> nn.Module:
+        """Return the plain model of a slot, to be called as module(x, y, reduction="none")."""
+        return self.learners[slot].module(0)
+
+    def tensors(self, slot: int) -> dict[str, Tensor]:
+        """Return all that a checkpoint holds of a slot, under the names of a plain learner."""
+        return self.learners[slot].tensors(0)
+
+    def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `tensors` of any learner returned.
+
+        Raises:
+            CheckpointError: a weight is missing or of another shape.
+        """
+        self.learners[slot].load(0, tensors)
+        self.store.adopt(slot)
+
+    def is_finite(self, slot: int) -> bool:
+        """Return whether every weight of a slot is a number."""
+        return self.learners[slot].is_finite(0)
+
+    def keep(self, slots: Sequence[int]) -> StackedLearner:
+        """Return a learner of these slots only; this one is not to be used any more."""
+        return StackedLearner([self.learners[slot] for slot in slots])
+
+
+class _Store:
+    """Weights, gradients and moments of all models: one row per model, in the optimiser's order."""
+
+    def __init__(self, learners: list[Learner]) -> None:
+        self.learners = learners
+        first = learners[0]
+        self.is_adamw = type(first.optimizer) is torch.optim.AdamW
+        names = {id(p): name for name, p in first.model.named_parameters()}
+        self.order = [names[id(p)] for p in first.parameters]  # in which norms are added
+        sizes = {name: p.shape for name, p in first.model.named_parameters()}
+        # 1. where each parameter lies, groups of the optimiser one after another
+        self.at: dict[str, int] = {}
+        pieces: list[list[slice]] = []
+        size = 0
+        for group in first.optimizer.param_groups:
+            pieces.append([])
+            for p in group["params"]:
+                self.at[names[id(p)]] = size
+                pieces[-1].append(slice(size, size + p.numel()))
+                size += -(-p.numel() // ALIGN) * ALIGN
+        # 2. memory, and every parameter's view of it
+        device = first.parameters[0].device
+        self.value, self.grad, self.exp_avg, self.exp_avg_sq = (
+            torch.zeros(len(learners), size, device=device) for _ in range(4)
+        )
+        self.count = torch.zeros(len(learners), len(self.at), device=device)  # steps done
+        self.weights = {
+            name: Weights(self._view(self.value, name, s), self._view(self.grad, name, s))
+            for name, s in sizes.items()
+        }
+        # 3. what AdamW is called with, by slot and group
+        flats = (self.value, self.grad, self.exp_avg, self.exp_avg_sq)
+        self.parts = [
+            [[[flat[slot, p] for p in _merged(group)] for flat in flats] for group in pieces]
+            for slot in range(len(learners))
+        ]
+        for slot in range(len(learners)):
+            self.adopt(slot, fresh=True)
+
+    def adopt(self, slot: int, *, fresh: bool = False) -> None:
+        """Move a learner's weights (when `fresh`) and moments into the store."""
+        learner = self.learners[slot]
+        with torch.no_grad():
+            for number, (name, p) in enumerate(learner.model.named_parameters()):
+                if fresh:
+                    home = self.weights[name]
+                    home.value[slot].copy_(p)
+                    p.data, p.grad = home.value[slot], home.grad[slot]
+                if not self.is_adamw:
+                    continue
+                state = learner.optimizer.state[p]
+                homes = {
+                    "step": self.count[slot, number],
+                    "exp_avg": self._view(self.exp_avg, name, p.shape)[slot],
+                    "exp_avg_sq": self._view(self.exp_avg_sq, name, p.shape)[slot],
+                }
+                for key, home_of_key in homes.items():
+                    value = state.get(key)
+                    home_of_key.zero_() if value is None else home_of_key.copy_(value)
+                learner.optimizer.state[p] = homes
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Scale each model's gradients to a norm of at most `max_norm`; returns norms before [K]."""
+        norms = [
+            torch.linalg.vector_norm(self.weights[name].grad.flatten(1), dim=1)
+            for name in self.order
+        ]
+        norm_K = torch.linalg.vector_norm(torch.stack(norms, 1), dim=1)
+        if max_norm:
+            self.grad.mul_((max_norm / (norm_K + 1e-6)).clamp(max=1.0).unsqueeze(1))
+        return norm_K
+
+    @torch.no_grad()
+    def step(self, lr: Sequence[float]) -> None:
+        """Let every model's optimiser take its step."""
+        self.count.add_(1)
+        for slot, (learner, rate) in enumerate(zip(self.learners, lr, strict=True)):
+            set_lr(learner.optimizer, rate)
+            if not self.is_adamw:
+                learner.optimizer.step()
+                continue
+            count = self.count[slot, 0]
+            for group, parts in zip(learner.optimizer.param_groups, self.parts[slot], strict=True):
+                values, gradients, exp_avgs, exp_avg_sqs = parts
+                beta1, beta2 = group["betas"]
+                torch._fused_adamw_(
+                    values, gradients, exp_avgs, exp_avg_sqs, [], [count] * len(values),
+                    lr=float(group["lr"]), beta1=beta1, beta2=beta2, eps=group["eps"],
+                    weight_decay=group["weight_decay"], amsgrad=False, maximize=False,
+                )  # fmt: skip
+
+    def _view(self, flat: Tensor, name: str, shape: torch.Size) -> Tensor:
+        """Return the parameter's part of every row, [K, *shape]."""
+        begin = self.at[name]
+        return flat[:, begin : begin + shape.numel()].unflatten(1, shape)
+
+
+def _merged(pieces: list[slice]) -> list[slice]:
+    """Join neighbours into one piece where that leaves every number its place in a vector.
+
+    AdamW's kernel rounds the last numbers of a tensor, fewer than a vector, otherwise than the rest.
+    """
+    merged: list[slice] = []
+    for piece in pieces:
+        whole = merged and (merged[-1].stop - merged[-1].start) % ALIGN == 0
+        if whole:
+            merged[-1] = slice(merged[-1].start, piece.stop)
+        else:
+            merged.append(piece)
+    return merged
+
+
+def build_stack(plans: Sequence[RunPlan], engine: Engine) -> StackedLearner:
+    """Return a learner with a slot for each plan, in their order.
+
+    Args:
+        plans: runs that `can_stack` finds alike.
+        engine: what each of them would run on alone.
+    """
+    return StackedLearner(
+        [
+            Learner(
+                plan.shape, engine, optim=plan.config.optim, lr=plan.lr,
+                weight_decay=plan.weight_decay, seed=plan.config.seed,
+            )
+            for plan in plans
+        ]
+    )  # fmt: skip
+
+
+def stack_key(plan: RunPlan, engine: Engine) -> Hashable:
+    """Return what runs of one stack have in common; runs with equal keys can be stacked.
+
+    Rates, seeds, orders, decay and schedules may differ; shape, batch, device, and what else the
+    optimiser is made of may not.
+    """
+    optim = {k: v for k, v in asdict(plan.config.optim).items() if k not in _FREE}
+    # without decay the optimiser groups its parameters otherwise
+    decays = plan.weight_decay > 0
+    return (plan.shape, plan.batch_seqs, engine, decays, tuple(sorted(optim.items())))
+
+
+def choose_stack(
+    shape: ModelShape, engine: Engine, *, batch_seqs: int, runs: int, most: int | str = "auto"
+) -> int:
+    """Choose how many of some runs to train as one program; 1 where that would not be faster.
+
+    Args:
+        shape: theirs.
+        engine: what each would run on alone.
+        batch_seqs: sequences per optimiser step of one run.
+        runs: how many there are with one `stack_key`.
+        most: `train.stack`: a number is taken as it is, if memory allows.
+    """
+    if engine.compile or engine.parallel != "none":
+        return 1
+    tokens = min(batch_seqs, engine.micro_seqs) * shape.context
+    wanted = _wave(shape, tokens, engine) if isinstance(most, str) else most
+    room = KEEP_SHARE * available_memory(engine.device) / engine.memory(shape).total
+    wanted = max(
+        1, min(wanted, MOST if isinstance(most, str) else wanted, runs, int(min(room, runs)))
+    )
+    return -(-runs // -(-runs // wanted))  # equal stacks rather than full ones and a rest
+
+
+def _wave(shape: ModelShape, tokens: int, engine: Engine) -> int:
+    """Return how many models are best computed at once.
+
+    Args:
+        shape: of each.
+        tokens: of one model in one pass.
+        engine: what they run on.
+    """
+    if engine.device.type != "cpu":
+        return max(1, GPU_TOKENS // tokens)
+    by_tokens, by_width = WAVE[engine.precision]
+    return max(1, round(min(by_tokens, by_width / shape.width) / tokens))
