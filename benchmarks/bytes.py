@@ -45,11 +45,15 @@ def gpt2_shape(size: str) -> ModelShape:
 def build_learner(size: str, *, seqs: int, weight_decay: float = 0.1, **train) -> Learner:
     """Return our learner of a size, with what `train` asks of the engine."""
     shape = gpt2_shape(size)
-    engine = choose_engine(shape, batch_seqs=seqs, train=TrainConfig(device="cpu", threads=1, **train))
+    engine = choose_engine(
+        shape, batch_seqs=seqs, train=TrainConfig(device="cpu", threads=1, **train)
+    )
     return Learner(shape, engine, optim=OptimConfig(), lr=1e-3, weight_decay=weight_decay, seed=0)
 
 
-def batches(text: np.ndarray, steps: int, *, seqs: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(
+    text: np.ndarray, steps: int, *, seqs: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield inputs and targets [1, seqs, context] from random places, the same for the same seed."""
     generator = np.random.default_rng(seed)
     windows = np.lib.stride_tricks.sliding_window_view(text, CONTEXT + 1)
@@ -72,7 +76,9 @@ def held_out_loss(model: Callable, text: np.ndarray) -> float:
     return float(np.mean(losses))
 
 
-def train_ours(learner: Learner, text: np.ndarray, *, steps: int, seqs: int, seed: int, lr: float = 3e-3) -> float:
+def train_ours(
+    learner: Learner, text: np.ndarray, *, steps: int, seqs: int, seed: int, lr: float = 3e-3
+) -> float:
     """Train on all but the held-out bytes; return the loss on those."""
     for step, (x, y) in enumerate(batches(text[HELD_OUT:], steps, seqs=seqs, seed=seed)):
         learner.learn(x, y, lr=[rate_at(step, steps, lr)])

@@ -60,7 +60,9 @@ def load_nanogpt(folder: str) -> type:
     """Return nanoGPT's module `model.py`, or end with a word on where to get it."""
     path = Path(folder) / "model.py"
     if not path.exists():
-        raise SystemExit(f"{path}: not there. Give the folder of a nanoGPT checkout, github.com/karpathy/nanoGPT.")
+        raise SystemExit(
+            f"{path}: not there. Give the folder of a nanoGPT checkout, github.com/karpathy/nanoGPT."
+        )
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -76,11 +78,27 @@ class NanoGpt:
         module: its model.py. size: one of SIZES. bfloat16, compiled: its settings.
     """
 
-    def __init__(self, module, size: str, *, bfloat16: bool = False, compiled: bool = False, weight_decay: float = 0.1):
+    def __init__(
+        self,
+        module,
+        size: str,
+        *,
+        bfloat16: bool = False,
+        compiled: bool = False,
+        weight_decay: float = 0.1,
+    ):
         layers, width, heads, self.seqs = SIZES[size]
         with contextlib.redirect_stdout(io.StringIO()):
             self.model = module.GPT(
-                module.GPTConfig(block_size=CONTEXT, vocab_size=VOCAB, n_layer=layers, n_head=heads, n_embd=width, dropout=0.0, bias=False)
+                module.GPTConfig(
+                    block_size=CONTEXT,
+                    vocab_size=VOCAB,
+                    n_layer=layers,
+                    n_head=heads,
+                    n_embd=width,
+                    dropout=0.0,
+                    bias=False,
+                )
             )
             self.optimizer = self.model.configure_optimizers(weight_decay, 1e-3, (0.9, 0.95), "cpu")
         self.forward = torch.compile(self.model) if compiled else self.model
@@ -103,7 +121,12 @@ class NanoGpt:
             data = np.memmap(path, dtype=np.uint16, mode="r")
             places = torch.randint(len(data) - CONTEXT, (self.seqs,)).tolist()
             x, y = (
-                torch.stack([torch.from_numpy(data[i + o : i + o + CONTEXT].astype(np.int64)) for i in places])
+                torch.stack(
+                    [
+                        torch.from_numpy(data[i + o : i + o + CONTEXT].astype(np.int64))
+                        for i in places
+                    ]
+                )
                 for o in (0, 1)
             )
             self.learn(x, y)
@@ -191,7 +214,9 @@ def measure(module, size: str, seconds: float, path: Path, text: np.ndarray) -> 
     }
     if os.environ.get("COMPILE", "1") != "0":
         steps["compiled"] = NanoGpt(module, size, compiled=True).step_on(path)
-        steps["bfloat16, compiled"] = NanoGpt(module, size, bfloat16=True, compiled=True).step_on(path)
+        steps["bfloat16, compiled"] = NanoGpt(module, size, bfloat16=True, compiled=True).step_on(
+            path
+        )
     times = time_in_turn(steps, seconds)
     best = min((name for name in steps if name != "ours"), key=lambda name: median(times[name]))
 
@@ -239,17 +264,25 @@ HEADER = (
 
 def nano_names(layers: int) -> dict[str, str]:
     """Return our parameter names and nanoGPT's for them."""
-    names = {"embedding.weight": "transformer.wte.weight", "position": "transformer.wpe.weight", "norm.weight": "transformer.ln_f.weight"}
+    names = {
+        "embedding.weight": "transformer.wte.weight",
+        "position": "transformer.wpe.weight",
+        "norm.weight": "transformer.ln_f.weight",
+    }
     parts = {
         "attention_norm": "ln_1", "attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj", "ffn_norm": "ln_2",
         "ffn.up": "mlp.c_fc", "ffn.down": "mlp.c_proj",
     }  # fmt: skip
     for i in range(layers):
-        names |= {f"blocks.{i}.{a}.weight": f"transformer.h.{i}.{b}.weight" for a, b in parts.items()}
+        names |= {
+            f"blocks.{i}.{a}.weight": f"transformer.h.{i}.{b}.weight" for a, b in parts.items()
+        }
     return names
 
 
-def equal_loss(module, text: np.ndarray, *, steps: int = 400, order: int = 0) -> tuple[float, float]:
+def equal_loss(
+    module, text: np.ndarray, *, steps: int = 400, order: int = 0
+) -> tuple[float, float]:
     """Train both from the same weights on the same bytes; return their held-out losses.
 
     nanoGPT as shipped (float32, exact GELU), ours as the engine chooses (tanh GELU); weight decay
@@ -257,7 +290,10 @@ def equal_loss(module, text: np.ndarray, *, steps: int = 400, order: int = 0) ->
     """
     seqs, size = 16, "0.1M"
     torch.manual_seed(order)
-    nano, ours = NanoGpt(module, size, weight_decay=0.0), build_learner(size, seqs=seqs, weight_decay=0.0)
+    nano, ours = (
+        NanoGpt(module, size, weight_decay=0.0),
+        build_learner(size, seqs=seqs, weight_decay=0.0),
+    )
     weights = dict(nano.model.named_parameters())
     with torch.no_grad():
         for name, parameter in ours.model.named_parameters():
@@ -270,11 +306,18 @@ def equal_loss(module, text: np.ndarray, *, steps: int = 400, order: int = 0) ->
     return train_ours(ours, text, steps=steps, seqs=seqs, seed=order), theirs
 
 
-def main(folder: str = "nanoGPT", sizes: str = ",".join(SIZES), seconds: str = "45", check: str = "") -> None:
+def main(
+    folder: str = "nanoGPT", sizes: str = ",".join(SIZES), seconds: str = "45", check: str = ""
+) -> None:
     """Print the table and save the figures."""
     torch.set_num_threads(1)
     module, text = load_nanogpt(folder), library_bytes()
-    found: dict = {"cpu": cpu_name(), "torch": torch.__version__, "malloc": os.environ.get("GLIBC_TUNABLES", ""), "sizes": []}
+    found: dict = {
+        "cpu": cpu_name(),
+        "torch": torch.__version__,
+        "malloc": os.environ.get("GLIBC_TUNABLES", ""),
+        "sizes": [],
+    }
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "train.bin"
         text.astype(np.uint16).tofile(path)
@@ -287,7 +330,9 @@ def main(folder: str = "nanoGPT", sizes: str = ",".join(SIZES), seconds: str = "
     if check:
         found["losses"] = [equal_loss(module, text, order=order) for order in range(2)]
         for order, (ours, theirs) in enumerate(found["losses"]):
-            print(f"equal loss, order {order}: ours {ours:.4f}, nanoGPT {theirs:.4f}, difference {ours - theirs:+.4f} nats/byte")
+            print(
+                f"equal loss, order {order}: ours {ours:.4f}, nanoGPT {theirs:.4f}, difference {ours - theirs:+.4f} nats/byte"
+            )
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -52,12 +52,22 @@ def main(orders: int = 4, steps: int = 400) -> None:
     for name, values in found.items():
         gaps = [a - b for a, b in zip(values, exact, strict=True)]
         error = stdev(gaps) / math.sqrt(orders) if orders > 1 else float("nan")
-        rows.append([name, f"{mean(values):.4f}", f"{mean(gaps):+.4f}", f"{error:.4f}", f"{max(map(abs, gaps)):.4f}"])
+        rows.append(
+            [
+                name,
+                f"{mean(values):.4f}",
+                f"{mean(gaps):+.4f}",
+                f"{error:.4f}",
+                f"{max(map(abs, gaps)):.4f}",
+            ]
+        )
     header = ("setting", "held-out loss", "minus float32", "standard error", "largest of one order")
     note = f"0.1M parameters, {steps} steps of {SEQS * 256:,} bytes, {orders} data orders; nats/byte; {cpu_name()}."
     print(Table(header, rows, title="Loss by precision", note=note).markdown())
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"steps": steps, "cpu": cpu_name(), "losses": found}, indent=1) + "\n")
+    RESULTS.write_text(
+        json.dumps({"steps": steps, "cpu": cpu_name(), "losses": found}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

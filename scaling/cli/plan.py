@@ -95,7 +95,9 @@ def _memory(plan: RunPlan) -> str:
     from scaling.training.device import choose_engine
 
     try:
-        engine = choose_engine(plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train)
+        engine = choose_engine(
+            plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train, tokens=plan.tokens
+        )
     except ScalingError as error:
         return f"does not fit on this machine. {error}"
     memory = engine.memory(plan.shape)

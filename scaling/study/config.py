@@ -107,7 +107,7 @@ class TrainConfig:
 
     device: str = _key("auto", "", "auto, cpu, cuda, cuda:1 ...", numbers=False)
     precision: str = _key("auto", "", "float32, bfloat16 (autocast; weights stay float32), or auto: bfloat16 where it is fast.", choices=("auto", "float32", "bfloat16"))
-    compile: bool = _key(False, "", "torch.compile the model; repays itself on long runs only.", numbers=False)
+    compile: bool | str = _key("auto", "", "torch.compile the model; auto: where the run is long enough to repay it.", words=("auto",), numbers=False)
     attention: str = _key("auto", "", "native: kernels compiled for this CPU (attention, norms, loss); sdpa: torch's fused kernel; matmul: plain matrix products; auto: the fastest for the device.", choices=("auto", "sdpa", "matmul", "native"), numbers=False)
     micro_batch_tokens: float | None = _key(None, "tokens", "Tokens per forward pass; gradients accumulate to the batch; null: as many as fit well.", above=0, numbers=False)
     recompute: bool | str = _key("auto", "", "Keep only each block's input for the backward pass and compute the rest again: less memory, a third more time; auto: where it would not fit otherwise.", words=("auto",), numbers=False)

@@ -20,6 +20,7 @@ from scaling.study.config import TrainConfig
 from scaling.study.errors import ConfigError
 from scaling.study.flops import flops_per_token
 from scaling.study.shape import ModelShape
+from scaling.training.compiling import is_launch_bound, repays_compiling
 from scaling.training.cpu import cpu_flags, cpu_name
 from scaling.training.memory import MemoryEstimate, fit_memory, memory_estimate
 from scaling.training.native import is_available
@@ -59,6 +60,7 @@ class Engine:
     threads: int
     recompute: bool = False
     parallel: str = "none"
+    graphs: bool = False  # passes replayed as CUDA graphs
 
     def autocast(self) -> AbstractContextManager:
         """Return the context of forward passes: bfloat16 products, or nothing."""
@@ -94,7 +96,13 @@ class Engine:
 
 
 def choose_engine(
-    shape: ModelShape, *, batch_seqs: int, train: TrainConfig, processes: int = 1, beside: int = 1
+    shape: ModelShape,
+    *,
+    batch_seqs: int,
+    train: TrainConfig,
+    processes: int = 1,
+    beside: int = 1,
+    tokens: float = 0,
 ) -> Engine:
     """Choose what `train.*` leaves open, for a shape and sequences per step.
 
@@ -103,6 +111,7 @@ def choose_engine(
         batch_seqs: sequences per optimiser step, over all processes.
         train: what is asked for.
         processes: that train this run together; `beside` of them share this machine's memory.
+        tokens: of the run; from some length on it is compiled.
 
     Raises:
         ConfigError: the device asked for is not there.
@@ -115,7 +124,10 @@ def choose_engine(
     short = device.type == "cpu" and shape.context <= MATMUL_CONTEXT
     attention = train.attention
     compiled = attention == "native" or (
-        attention == "auto" and device.type == "cpu" and not train.compile and is_available()
+        attention == "auto"
+        and device.type == "cpu"
+        and train.compile is not True
+        and is_available()
     )
     larger = ("matmul" if short else "sdpa") if attention == "auto" else attention
     if compiled:
@@ -138,10 +150,15 @@ def choose_engine(
     elif attention == "auto":
         plain = short and (precision == "bfloat16" or shape.head_size < MATMUL_HEAD_SIZE)
         attention = "matmul" if plain else "sdpa"
+    # 3. compilation by length; our own kernels are as fast without
+    compiling = train.compile is True
+    if train.compile == "auto" and not compiled:
+        compiling = repays_compiling(shape, tokens=tokens / processes, device=device.type)
     return Engine(
         device=device, precision=precision, attention=attention, micro_seqs=seqs,
-        compile=train.compile, threads=torch.get_num_threads(),
+        compile=compiling, threads=torch.get_num_threads(),
         recompute=memory.recompute, parallel=memory.parallel,
+        graphs=compiling and device.type == "cuda" and is_launch_bound(shape, tokens=seqs * shape.context),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from scaling.study.parametrization import Parametrization
 from scaling.study.plan import RunPlan
 from scaling.study.shape import ModelShape
 from scaling.training.checkpoint import copy_parameters
+from scaling.training.compiling import compile_model
 from scaling.training.device import Engine
 from scaling.training.model import Transformer
 from scaling.training.optim import build_optimizer, clip_gradients, set_lr
@@ -49,7 +50,9 @@ class Learner:
         parametrization = Parametrization.of(optim, shape)
         model = Transformer(shape, attention=engine.attention, recompute=engine.recompute)
         self.model = model.init_weights(seed, parametrization).to(engine.device)
-        self.forward = torch.compile(self.model, dynamic=False) if engine.compile else self.model
+        self.forward = (
+            compile_model(self.model, graphs=engine.graphs) if engine.compile else self.model
+        )
         self.optimizer = build_optimizer(
             self.model, optim, lr=lr, weight_decay=weight_decay, parametrization=parametrization
         )

@@ -15,6 +15,7 @@ from scaling.study.config import TrainConfig
 from scaling.study.errors import TrainError
 from scaling.study.shape import ModelShape, count_params
 from scaling.study.units import format_bytes, format_quantity
+from scaling.training.loss import logits_bytes
 
 STATE_BYTES = 16  # float32 weight, gradient and Adam's two moments; Muon holds one moment: 12
 
@@ -103,7 +104,7 @@ def memory_estimate(
         moments=8 * params / share,
         gathered=_gathered_bytes(shape) if share > 1 else 0.0,
         activations=layers + 3 * kept,
-        logits=tokens * shape.vocab * (12 if precision == "float32" else 14),
+        logits=logits_bytes(tokens, shape.vocab, narrow=narrow),
     )
 
 

@@ -18,6 +18,7 @@ from scaling.study.parametrization import STANDARD, Parametrization
 from scaling.study.shape import ModelShape
 from scaling.training import fused
 from scaling.training.kernels import RmsNorm, attend_matmul
+from scaling.training.loss import chunked_cross_entropy, needs_chunks
 
 # Standard deviation of token and position tables: what a fresh block adds has entries of this order
 # at any width, so that neither drowns the other. Measured on the embedded text, widths 36 to 112,
@@ -84,6 +85,11 @@ class Transformer(nn.Module):
             x_BTD = block(x_BTD, turn_TQ2)
         native = self.native and _suits_native(x_BTD)
         h_BTD = _add_norm(x_BTD, None, self.norm)[1] if native else self.norm(x_BTD)
+        large = needs_chunks(tokens_BT.numel(), self.shape.vocab)
+        if targets_BT is not None and reduction == "mean" and large:
+            return chunked_cross_entropy(
+                h_BTD.flatten(0, 1), self.head.weight, targets_BT.flatten()
+            )
         logits_BTV = self.head(h_BTD)
         if targets_BT is None:
             return logits_BTV

@@ -119,7 +119,9 @@ class Job:
                 self._fail(slots, error)
 
     def _member(self, plan: RunPlan, book: Logbook) -> Member:
-        engine = choose_engine(plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train)
+        engine = choose_engine(
+            plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train, tokens=plan.tokens
+        )
         key = repr((plan.config.data, plan.shape.context))
         if key not in self._data:
             self._data[key] = prepare(plan.config.data, context=plan.shape.context)
