@@ -55,6 +55,7 @@ _NAMES = {
     "RunConfig": "scaling.study.config",
     "make_plan": "scaling.study.plan",
     "train": "scaling.training.trainer",
+    "coordinate_check": "scaling.training.coordinates",
     "write_report": "scaling.present.report",
 }
 _MODULES = {"plot": "scaling.present.plot", "laws": "scaling.analysis.laws"}

@@ -16,6 +16,7 @@ from scaling.cli.compose import Sweep, compose_sweep
 from scaling.cli.estimate import Estimate, estimate_seconds
 from scaling.cli.sweep import is_finished, unique_plans
 from scaling.study.plan import RunPlan
+from scaling.study.rules import timescale_rule
 from scaling.study.table import Table
 from scaling.study.trunks import branch_step, describe_saving, find_trunks
 from scaling.study.units import format_duration, format_flops, format_quantity
@@ -81,7 +82,9 @@ def _one_run(plan: RunPlan, estimate: Estimate | None) -> Table:
         ("compute", f"6ND {format_flops(plan.flops_6nd)} FLOPs; counted {format_flops(plan.flops_counted)}: blocks "
                     f"{f.blocks / f.counted:.0%}, attention {f.attention / f.counted:.0%}, head {f.head / f.counted:.0%}"),
         ("learning rate", f"{plan.lr:.4g}, {plan.config.optim.schedule}: {plan.warmup_steps} steps of warm-up, {plan.cooldown_steps} of cooldown"),
-        ("weight decay", f"{plan.weight_decay:.4g}"),
+        ("weight decay", _decay(plan)),
+        ("optimiser", _optimizer(plan)),
+        ("parametrisation", _parametrization(plan)),
         ("memory", _memory(plan)),
         ("time", format_duration(estimate.seconds[plan.run_id]) if estimate else "-"),
         ("folder", str(plan.folder)),
@@ -103,6 +106,36 @@ def _memory(plan: RunPlan) -> str:
     memory = engine.memory(plan.shape)
     how = f"{engine.micro_seqs} sequences per pass" + (", recompute" if engine.recompute else "")
     return f"{memory.describe()} ({how})"
+
+
+def _decay(plan: RunPlan) -> str:
+    """Decay, and how much of the run the weights are a mean over, beside the published best."""
+    if not plan.weight_decay:
+        return "0"
+    share = 1 / (plan.lr * plan.weight_decay * plan.steps)
+    published = timescale_rule(plan.counts.total, plan.tokens)
+    return f"{plan.weight_decay:.4g}: weights are a mean over {share:.2g} of the run (Power Lines: {published:.2g})"
+
+
+def _optimizer(plan: RunPlan) -> str:
+    optim = plan.config.optim
+    return f"{optim.name}, beta {optim.beta1:g} and {optim.beta2:g}, epsilon {optim.eps:g}, clipped to norm {optim.clip:g}"
+
+
+def _parametrization(plan: RunPlan) -> str:
+    """Name, and the factors on the matrices of blocks and the head where they are not 1."""
+    optim, by = plan.config.optim, plan.parametrization
+    if by.name == "standard":
+        return by.name
+    depth = f" and {optim.base_depth} layers" if by.name == "completep" else ""
+    parts = {"blocks in": "qkv.weight", "blocks out": "ffn.down.weight"}
+    factors = {k: by.factors(f"blocks.0.{v}") for k, v in parts.items()}
+    factors["head"] = by.factors("head.weight")
+    text = "; ".join(
+        f"{k}: rate x {f.lr:.3g}, decay x {f.weight_decay:.3g}, epsilon x {f.eps:.3g}"
+        for k, f in factors.items()
+    )
+    return f"{by.name} from width {optim.base_width}{depth}. {text}"
 
 
 def _row(plan: RunPlan, estimate: Estimate | None, parent: RunPlan | None) -> list[str]:

@@ -88,7 +88,7 @@ class OptimConfig:
     lr: float | None = _key(None, "1/step", "Peak learning rate; null: by rule.", above=0)
     lr_scale: float = _key(1.0, "", "Factor on the learning rate, to check the rule.", above=0)
     batch_tokens: float | None = _key(None, "tokens/step", "Global batch; null: by rule; rounded to whole sequences.", above=0)
-    weight_decay: float | None = _key(None, "", "Decoupled weight decay of matrices; null: by rule.", least=0)
+    weight_decay: float | str | None = _key(None, "", "Decoupled weight decay of matrices; null: by rule; timescale: by batch, rate, D and N (Power Lines).", least=0, words=("timescale",))
     horizon: float | None = _key(None, "tokens", "Budget that the rules for batch, rates and warm-up are read at; null: the run's own. Runs with one horizon can share a trunk.", above=0)
     beta1: float = _key(0.9, "", "Adam's first moment.", least=0, most=0.9999)
     beta2: float = _key(0.95, "", "Adam's second moment.", least=0, most=0.99999)

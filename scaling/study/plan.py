@@ -14,12 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.study.config import RunConfig, config_values
+from scaling.study.config import OptimConfig, RunConfig, config_values
 from scaling.study.errors import ConfigError
 from scaling.study.flops import FlopsPerToken, flops_6nd, flops_per_token
 from scaling.study.parametrization import Parametrization, with_attention_scale
 from scaling.study.pretrained import Pretrained, adopt_shape, open_pretrained
-from scaling.study.rules import batch_tokens_rule, learning_rate_rule, weight_decay_rule
+from scaling.study.rules import (
+    batch_tokens_rule,
+    learning_rate_rule,
+    timescale_decay_rule,
+    weight_decay_rule,
+)
 from scaling.study.shape import ModelShape, ParamCounts, count_params, resolve_shape
 from scaling.study.units import format_quantity
 
@@ -174,9 +179,7 @@ def make_plan(config: RunConfig) -> RunPlan:
     optim = config.optim
     horizon = optim.horizon or tokens
     lr = (optim.lr or _learning_rate(config, params, horizon)) * optim.lr_scale
-    decay = optim.weight_decay
-    if decay is None:
-        decay = weight_decay_rule(params, horizon)
+    decay = _weight_decay(optim, counts.total, params, horizon, batch_seqs * shape.context, lr)
     warmup_steps = math.ceil(optim.warmup * steps)
     if optim.horizon:
         horizon_steps = max(1, round(horizon / (batch_seqs * shape.context)))
@@ -206,6 +209,16 @@ def _learning_rate(config: RunConfig, params: int, tokens: float) -> float:
     if optim.parametrization != "standard":
         params = 12 * optim.base_depth * optim.base_width**2  # 4 d^2 attention, 8 d^2 feed-forward
     return learning_rate_rule(params, tokens)
+
+
+def _weight_decay(
+    optim: OptimConfig, total: int, params: int, tokens: float, batch_tokens: int, lr: float
+) -> float:
+    if optim.weight_decay is None:
+        return weight_decay_rule(params, tokens)
+    if isinstance(optim.weight_decay, str):  # timescale, which counts all parameters
+        return timescale_decay_rule(total, tokens, batch_tokens=batch_tokens, lr=lr)
+    return optim.weight_decay
 
 
 def _params_target(config: RunConfig) -> float | None:

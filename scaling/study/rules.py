@@ -30,3 +30,23 @@ def learning_rate_rule(params: float, tokens: float) -> float:
 def weight_decay_rule(params: float, tokens: float) -> float:
     """Return decoupled weight decay, which the embedded check finds flat around its usual value."""
     return WEIGHT_DECAY
+
+
+def timescale_rule(params: float, tokens: float) -> float:
+    """Return how much of a run AdamW's weights are a mean over: 1.084 (D / N)^-0.527.
+
+    Decay forgets old steps: weights are a moving mean of updates over 1 / (lr weight_decay) steps
+    (Wang and Aitchison 2024, arXiv:2405.13698). This is that number as a share of all steps.
+
+    Source: Bergsma et al. 2025 ("Power Lines", arXiv:2505.13738), 111M to 3.3B parameters under
+    muP, all parameters counted, linear decay to zero.
+    """
+    return 1.084 * (tokens / params) ** -0.527
+
+
+def timescale_decay_rule(params: float, tokens: float, *, batch_tokens: float, lr: float) -> float:
+    """Return the weight decay that gives the timescale above: B / (lr tau D).
+
+    Chosen by `optim.weight_decay=timescale`; see docs/hyperparameters.md for when it helps.
+    """
+    return batch_tokens / (lr * timescale_rule(params, tokens) * tokens)
