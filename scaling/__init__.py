@@ -51,6 +51,7 @@ _NAMES = {
     "simulate": "scaling.analysis.data.simulation",
     "sensitivity": "scaling.analysis.audits.multiverse",
     "audit": "scaling.analysis.audits.auditing",
+    "seed_noise": "scaling.analysis.fits.replicates",
     "best_runs": "scaling.analysis.data.tuning",
     "RunConfig": "scaling.study.config",
     "make_plan": "scaling.study.plan",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,23 @@ from small_run import small_plan
 from torch import Tensor, nn
 
 import scaling as sl
-from scaling.cli import split_sweep
+from scaling.cli import main, split_sweep
 from scaling.cli.compose import compose_sweep
-from scaling.study.errors import ConfigError, DataError
-from scaling.study.plan import RunPlan
-from scaling.study.record import RunRecord, read_metrics, read_record
+from scaling.cli.evaluate import unscored
+from scaling.study.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    RecordError,
+    TrainError,
+)
+from scaling.study.plan import RunPlan, make_plan
+from scaling.study.record import RunRecord, read_metrics, read_record, write_record
+from scaling.training.claim import Claim
 from scaling.training.data import TokenData, prepare
 from scaling.training.data.tokenizers import load_tokenizer
 from scaling.training.evaluate import Evaluation, Sums, evaluate, group_starts, summarise
+from scaling.training.rescore import score_run
 from scaling.training.trainer import train
 
 CONTEXT = 32
@@ -217,3 +227,62 @@ def test_evaluation_of_a_data_set_without_documents_is_that_of_blocks(tmp_path):
     assert data.document_ends is None
     result = evaluate(TableModel(), dataclasses.replace(data, true_logprob=None), context=32)
     assert result.groups == 16 and result.excess is None
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    folder = tmp_path / "results" / "single" / finished[0].run_id
+    shutil.copytree(finished[0].folder, folder)
+    return folder
+
+
+def test_finished_run_is_scored_as_it_would_have_been(finished, copied, texts):
+    text = {"again": str(texts / "zh.jsonl")}
+    record = score_run(copied, text, changes={"data.cache": str(texts / "cache")})
+    before = finished[1].val_sets
+    assert record.val_sets["again"] == before["zh"]  # to the bit
+    assert {k: record.val_sets[k] for k in before} == before
+    assert read_record(copied) == record
+    assert record.replace(val_sets=before) == finished[1]  # and nothing else has changed
+
+
+def test_scores_that_are_there_are_kept_unless_the_tokens_are_others(copied, texts):
+    text = {"zh": str(texts / "zh.jsonl")}
+    before = (copied / "run.json").stat().st_mtime_ns
+    score_run(copied, text)
+    assert (copied / "run.json").stat().st_mtime_ns == before
+    assert score_run(copied, text, tokens=640).val_sets["zh"]["tokens"] == 640
+
+
+def test_run_without_weights_or_end_cannot_be_scored(copied, texts):
+    text = {"more": str(texts / "zh.jsonl")}
+    with Claim(copied), pytest.raises(TrainError, match="is training this run"):
+        score_run(copied, text)
+    shutil.rmtree(copied / "checkpoint")
+    with pytest.raises(CheckpointError, match="keep_checkpoint"):
+        score_run(copied, text)
+    write_record(copied, read_record(copied).replace(status="running"))
+    with pytest.raises(RecordError, match="the run is running"):
+        score_run(copied, text)
+
+
+def test_evaluate_command_scores_a_sweep_and_names_what_it_could_not(copied, texts, capsys):
+    bad = copied.with_name("bad")
+    shutil.copytree(copied, bad)
+    shutil.rmtree(bad / "checkpoint")
+    results = f"results={copied.parents[1]}"
+    sets = [f"data.validation.more={texts / 'zh.jsonl'}", "data.val_tokens=1k"]
+    assert main(["evaluate", "single", *sets, results]) == 1
+    out = capsys.readouterr().out
+    assert "val_loss_more" in out and "±" in out and "bad/checkpoint" in out
+    assert read_record(copied).val_sets["more"]["tokens"] == 992  # whole sequences of 32
+    assert main(["evaluate", str(copied), *sets]) == 0
+    for arguments in (["single", results], ["single", *sets, "seed=1"], ["nowhere", *sets]):
+        assert main(["evaluate", *arguments]) == 1
+
+
+def test_rerun_of_a_finished_run_names_the_command_that_scores_new_sets(finished):
+    plan, _ = finished
+    assert unscored([plan]) == ""
+    hint = unscored([make_plan(plan.config.replace(**{"data.validation": {"more": "a b.txt"}}))])
+    assert f"scaling evaluate {plan.folder} data.validation.more='a b.txt'" in hint

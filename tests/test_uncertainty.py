@@ -12,7 +12,7 @@ from scaling.analysis.data.runs import Runs
 from scaling.analysis.data.simulation import isoflop_grid, simulate
 from scaling.analysis.fits import uncertainty
 from scaling.analysis.fits.fitting import fit
-from scaling.analysis.fits.noise import seed_noise
+from scaling.analysis.fits.replicates import seed_noise
 from scaling.analysis.fits.solver import solve
 from scaling.analysis.fits.uncertainty import refit
 from scaling.study.errors import FitError

@@ -21,7 +21,9 @@ usage: scaling VERB [SWEEP] [key=value ...]
             what is missing of a sweep,                         scaling train quickstart
             or a grid from the command line                     scaling train -m model.params=1M,4M
   status    done, running, waiting, failed                      scaling status quickstart
+  evaluate  score finished runs on further texts               scaling evaluate quickstart data.validation.zh=zh.txt
   fit       fit a law: parameters with intervals, optimum       scaling fit runs.csv law=chinchilla
+  noise     scatter between seeds, and how many a study needs  scaling noise quickstart
   plot      IsoFLOP curves, frontier, training curves           scaling plot quickstart
   verify    predict a larger run, train it, compare             scaling verify quickstart
   forecast  seal a prediction before its run, score it          scaling forecast --help
@@ -40,7 +42,9 @@ VERBS = {
     "plan": "scaling.cli.plan",
     "train": "scaling.cli.train",
     "status": "scaling.cli.status",
+    "evaluate": "scaling.cli.evaluate",
     "fit": "scaling.cli.fit",
+    "noise": "scaling.cli.noise",
     "plot": "scaling.cli.fit",
     "report": "scaling.cli.fit",
     "next": "scaling.cli.fit",

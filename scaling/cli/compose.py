@@ -287,7 +287,7 @@ def run_config(
         node = values
         for group in groups:
             node = node[group]
-        node[name] = _read_value(text)
+        node[name] = read_value(text)
     # omegaconf takes ten times as long as all the rest, and is needed for two kinds of values
     if any(mark in str(values) for mark in ("${", "???")):
         return to_run_config(OmegaConf.create(values))
@@ -303,7 +303,7 @@ def _known_keys() -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _read_value(text: str) -> Any:
+def read_value(text: str) -> Any:
     """Read an override's value by Hydra's own grammar."""
     return OverridesParser.create().parse_override(f"value={text}").value()
 

@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from scaling.cli.compose import Point, Sweep, expand, to_mapping, without_hydra
+from scaling.cli.evaluate import unscored
 from scaling.cli.jobs import Job, arrange_jobs
 from scaling.cli.progress import sweep_progress
 from scaling.cli.stopping import stop_together
@@ -62,6 +63,8 @@ def run_sweep(
         print(
             f"{sweep.name}: all {len(planned)} runs are finished; nothing to train. Records: {folder}"
         )
+        if hint := unscored(plan for _, plan in planned):
+            print(hint)
         return []
     check_writable(folder)
     write_atomic(folder / "sweep.yaml", _sweep_text(sweep, len(planned)))

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import explain, register_schema, search_path_override, to_run_config
+from scaling.cli.evaluate import unscored
 from scaling.cli.jobs import TOGETHER, further_configs
 from scaling.cli.progress import run_progress
 from scaling.cli.stopping import leave_if_orphaned, save_if_orphaned
@@ -138,6 +139,8 @@ def _train_alone(cfg: DictConfig) -> dict[str, Any]:
     with run_progress(plan) as on_progress:
         record = train(plan, on_progress=on_progress)
     print(describe_run(record, str(plan.folder)))
+    if record.status == "done" and (hint := unscored([plan])):
+        print(hint)
     return record.to_dict()
 
 

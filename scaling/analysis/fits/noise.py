@@ -1,18 +1,10 @@
-"""How much single runs scatter: what residuals say, and what repeated runs with other seeds measure."""
+"""How much single runs scatter around a fit: what its residuals say."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import numpy as np
-from scipy.special import digamma
 
 from scaling.analysis.fits.problem import Problem
-from scaling.study.errors import FitError
-
-if TYPE_CHECKING:
-    from scaling.analysis.data.runs import Runs
 
 SD_OF_MAD = 1.4826  # of a Gaussian
 WINDOW = 0.5  # half width, in SDs, over which the density of residuals at zero is taken
@@ -76,58 +68,3 @@ def spread(problem: Problem, theta: np.ndarray) -> float:
     if not problem.objective.log:
         r = np.log((problem.loss + r) / problem.loss)
     return float(np.sqrt(r @ r / max(len(r) - len(theta), 1)))
-
-
-@dataclass(frozen=True)
-class SeedNoise:
-    """How the scatter of equal runs depends on the loss: ln SD = p + q ln L, SD relative to L.
-
-    Args:
-        p, q: of the law; with few groups q is 0, one relative SD for all.
-        groups, freedom: sizes with repeated seeds, and their degrees of freedom.
-    """
-
-    p: float
-    q: float
-    groups: int
-    freedom: int
-
-    def sd(self, loss: np.ndarray) -> np.ndarray:
-        """Return the relative SD of a run at a loss."""
-        return np.exp(self.p + self.q * np.log(loss))
-
-    def weights(self, loss: np.ndarray) -> np.ndarray:
-        """Return weights 1 / SD^2 with mean 1, for fits on log loss."""
-        inverse = self.sd(loss) ** -2.0
-        return inverse / inverse.mean()
-
-
-def seed_noise(runs: Runs) -> SeedNoise:
-    """Measure the scatter of runs that differ in their seed only (equal N and D).
-
-    The SD of each group is fitted as a power of the loss, weighted by degrees of freedom, as
-    Porian et al. 2024 do; with fewer than four groups one pooled SD stands for all.
-
-    Raises:
-        FitError: no two runs share N and D.
-    """
-    rows = runs.fit_rows
-    logs = np.log(rows["L"].to_numpy())
-    key = rows[["N", "D"]].round(6).apply(tuple, axis=1)
-    means, variances, freedom = [], [], []
-    for _, at in key.groupby(key).indices.items():
-        if len(at) > 1 and np.ptp(logs[at]) > 0:
-            means.append(logs[at].mean())
-            variances.append(logs[at].var(ddof=1))
-            freedom.append(len(at) - 1)
-    if not means:
-        raise FitError(
-            "seed_noise: no two runs have equal N and D. Repeat some runs with other seeds, or give weights= as numbers."
-        )
-    w, log_sd = np.array(freedom, float), 0.5 * np.log(np.array(variances))
-    # E ln(chi^2_f / f) = digamma(f/2) - ln(f/2): few seeds look too quiet
-    log_sd -= 0.5 * (digamma(w / 2.0) - np.log(w / 2.0))
-    if len(means) < 4 or np.ptp(means) < np.log(1.2):
-        return SeedNoise(float(np.average(log_sd, weights=w)), 0.0, len(means), int(w.sum()))
-    q, p = np.polyfit(means, log_sd, 1, w=np.sqrt(w))
-    return SeedNoise(float(p), float(q), len(means), int(w.sum()))

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from scaling.analysis.data.runs import Runs
-from scaling.analysis.fits.noise import seed_noise
 from scaling.analysis.fits.objectives import Objective
 from scaling.analysis.fits.problem import Problem
+from scaling.analysis.fits.replicates import seed_noise
 from scaling.analysis.law import Law, check_units
 from scaling.study.errors import FitError, did_you_mean
 

@@ -1,0 +1,169 @@
+"""scaling evaluate RUN or SWEEP data.validation.NAME=TEXT ...: score finished runs on further texts.
+
+  scaling evaluate quickstart data.validation.zh=texts/zh.txt          every finished run of a sweep
+  scaling evaluate results/single/llama-n1M-... data.validation.code='code/*.txt'      one run
+  scaling evaluate quickstart data.validation.zh=zh.jsonl data.text_key=content data.val_tokens=1M
+
+Texts are what data.path takes: .txt, .jsonl or .parquet files, a folder or glob of them, or a
+Hugging Face dataset. They are read by each run's own tokenizer. The runs must have kept their weights
+(train.keep_checkpoint=true, the default). What a record has already is not scored again, so the
+command can be repeated. Scores go to `val_sets` of run.json, and are columns of the analysis:
+
+  scaling fit quickstart loss=val_loss_zh              nats/token; also val_se_zh, val_bpb_zh
+
+Other keys: data.cache, train.device, train.threads, results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scaling.cli import SETS, split_sweep, sweep_names
+from scaling.study.config import check_set_names
+from scaling.study.errors import ConfigError, RecordError, ScalingError, did_you_mean
+from scaling.study.plan import RunPlan
+from scaling.study.record import RunRecord, read_record
+from scaling.study.table import Table
+from scaling.study.units import format_quantity, parse_quantity
+
+KEYS = ("data.val_tokens", "data.text_key", "data.cache", "train.device", "train.threads", "results")  # fmt: skip
+
+
+def run_evaluate(arguments: Sequence[str]) -> int:
+    """Score every run named, print the table; 1 if a run could not be scored."""
+    name, rest = split_sweep(arguments)
+    if name is None:
+        raise ConfigError(
+            "name a run's folder or a sweep, e.g. `scaling evaluate quickstart data.validation.zh=zh.txt`."
+        )
+    sets, options = read_options(rest)
+    folders = find_runs(name, Path(str(options.pop("results", "results"))))
+    scored, problems = _score_all(folders, sets, options)
+    print(describe_scores(scored, list(sets)))
+    for problem in problems:
+        print(problem)
+    return int(bool(problems))
+
+
+def read_options(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the sets and the other keys of a command line.
+
+    Raises:
+        ConfigError: no set is named, or a key that does not belong here.
+    """
+    from scaling.cli.compose import read_value
+
+    sets: dict[str, str] = {}
+    options: dict[str, Any] = {}
+    for argument in arguments:
+        key, _, text = argument.lstrip("+").partition("=")
+        if key.startswith(f"{SETS}."):
+            sets[key[len(SETS) + 1 :]] = str(read_value(text))
+        elif key in KEYS:
+            options[key] = read_value(text)
+        else:
+            raise ConfigError(
+                f"{key}: is no key of evaluate.{did_you_mean(key, [*KEYS, SETS])} It takes {SETS}.NAME=TEXT, {', '.join(KEYS)}."
+            )
+    if not sets:
+        raise ConfigError(f"name at least one text to score: {SETS}.NAME=TEXT, e.g. {SETS}.zh=zh.txt.")  # fmt: skip
+    check_set_names(sets)
+    return sets, options
+
+
+def find_runs(name: str, results: Path) -> list[Path]:
+    """Return the folders of the runs meant by a path, a sweep's name, or a run's.
+
+    Raises:
+        RecordError: there are none.
+    """
+    for root in (Path(name), results / name, *sorted(results.glob(f"*/{name}"))):
+        found = sorted(f.parent for f in root.rglob("run.json"))
+        if found:
+            return found
+    known = [f.name for f in results.iterdir() if f.is_dir()] if results.is_dir() else []
+    raise RecordError(
+        f"{results / name}: no runs there.{did_you_mean(name, [*known, *sweep_names()])} Name a sweep that was trained, or a run's folder."
+    )
+
+
+def unscored(plans: Iterable[RunPlan]) -> str:
+    """Return the command that scores sets which finished runs were not scored on; empty if none."""
+    lacking: dict[str, str] = {}
+    runs: set[str] = set()
+    for plan in plans:
+        for name, text in (plan.config.data.validation or {}).items():
+            if name not in (_val_sets(plan) or {}):
+                lacking[name] = text
+                runs.add(plan.run_id)
+    if not runs:
+        return ""
+    where = f"{len(runs)} finished runs have" if len(runs) > 1 else "the finished run has"
+    sets = " ".join(f"{SETS}.{name}={_quoted(text)}" for name, text in lacking.items())
+    target = plan.config.sweep if len(runs) > 1 else str(plan.folder)
+    return f"{where} no score on {', '.join(lacking)}. For that: scaling evaluate {target} {sets}"
+
+
+def _val_sets(plan: RunPlan) -> Mapping[str, Any] | None:
+    try:
+        return read_record(plan.folder).val_sets
+    except RecordError:
+        return None
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
+
+
+def _score_all(
+    folders: Sequence[Path], sets: Mapping[str, str], options: Mapping[str, Any]
+) -> tuple[list[RunRecord], list[str]]:
+    """Score run after run behind a progress bar; one that cannot be scored does not stop the rest."""
+    from scaling.cli.progress import progress_bar
+    from scaling.training.rescore import score_run
+
+    tokens, text_key = options.get("data.val_tokens"), options.get("data.text_key")
+    changes = {k: v for k, v in options.items() if k not in ("data.val_tokens", "data.text_key")}
+    number = None if tokens is None else float(parse_quantity(tokens, key="data.val_tokens"))
+    scored: list[RunRecord] = []
+    problems: list[str] = []
+    with progress_bar() as bar:
+        task = bar.add_task("scoring", total=len(folders))
+        for folder in folders:
+            try:
+                scored.append(
+                    score_run(folder, sets, tokens=number, text_key=text_key, changes=changes)
+                )
+            except ConfigError:
+                raise  # the same for every run
+            except ScalingError as error:
+                problems.append(f"not scored: {error}")
+            bar.advance(task)
+    if not scored:
+        raise RecordError(problems[0])
+    return scored, problems
+
+
+def describe_scores(records: Sequence[RunRecord], names: Sequence[str]) -> Table:
+    """Return a table of what runs score on their own held-out text and on further sets."""
+    header = ["run", "N", "D", "val_loss", *(f"val_loss_{n}" for n in names), *(f"val_bpb_{n}" for n in names)]  # fmt: skip
+    rows = []
+    for r in records:
+        sets = [(r.val_sets or {}).get(n, {}) for n in names]
+        rows.append(
+            [r.run_id, format_quantity(r.params_non_embedding), format_quantity(r.tokens), _with_error(r.val_loss, r.val_loss_se)]
+            + [_with_error(s.get("loss"), s.get("se")) for s in sets]
+            + ["-" if s.get("bits_per_byte") is None else f"{s['bits_per_byte']:.4f}" for s in sets]
+        )  # fmt: skip
+    note = "Losses in nats/token ± standard error over documents; bpb is bits per byte, which compares across tokenizers."
+    return Table(header, rows, note=note)
+
+
+def _with_error(loss: float | None, error: float | None) -> str:
+    if loss is None:
+        return "-"
+    return f"{loss:.4f}" + (f" ± {error:.4f}" if error is not None else "")
