@@ -27,22 +27,36 @@ STILL = {"optim.lr": 1e-12, "optim.weight_decay": 0.0}  # a step moves weights b
 GPT2 = {"model.family": "gpt2", "model.norm": "layernorm", "model.position": "learned", "model.activation": "gelu", "model.tied": True, "model.bias": True}  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
-def origin(request, tmp_path_factory):
-    """A trained run and the same weights as a Hugging Face folder."""
-    folder = tmp_path_factory.mktemp(request.param)
-    plan = small_plan(folder, **(GPT2 if request.param == "gpt2" else {"model.kv_heads": 1}))
+def train_origin(folder, **changes):
+    plan = small_plan(folder, **changes)
     train(plan)
     export_run(plan.folder, folder / "hub")
     return plan, folder / "hub"
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory):
+    """A trained run and the same weights as a Hugging Face folder."""
+    return train_origin(tmp_path_factory.mktemp("llama"), **{"model.kv_heads": 1})
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """The same with GPT-2's parts."""
+    return train_origin(tmp_path_factory.mktemp("gpt2"), **GPT2)
+
+
+@pytest.fixture(params=["origin", "learned"])
+def either(request):
+    return request.getfixturevalue(request.param)
 
 
 def plan_from(source, folder, **changes):
     return small_plan(folder, **OPEN, **{"model.init_from": str(source)}, **changes)
 
 
-def test_run_starts_where_the_weights_ended(origin, tmp_path):
-    plan, hub = origin
+def test_run_starts_where_the_weights_ended(either, tmp_path):
+    plan, hub = either
     records = [
         train(plan_from(source, tmp_path / name, **STILL))
         for name, source in (("run", plan.folder), ("hub", hub))
@@ -96,13 +110,14 @@ def test_weights_that_change_after_the_plan_are_refused(origin, tmp_path):
 
 def test_interrupted_run_goes_on_from_its_checkpoint_and_not_from_the_weights(origin, tmp_path):
     plan, _ = origin
-    whole = train(plan_from(plan.folder, tmp_path / "whole"))
+    short = {"budget.tokens": 12 * 256}
+    whole = train(plan_from(plan.folder, tmp_path / "whole", **short))
 
     def stop(progress):
-        if progress["step"] >= 30:
+        if progress["step"] >= 6:
             raise ScalingError("stopped")
 
-    cut = plan_from(plan.folder, tmp_path, **{"train.checkpoint_seconds": 1e-6})
+    cut = plan_from(plan.folder, tmp_path, **short, **{"train.checkpoint_seconds": 1e-6})
     with pytest.raises(ScalingError, match="stopped"):
         train(cut, on_progress=stop)
     record = train(cut)
@@ -125,14 +140,13 @@ def test_budgets_from_one_start_share_a_trunk(origin, tmp_path):
     assert any(r.parent for r in together)
 
 
-def test_shorter_context_takes_the_first_positions(tmp_path):
-    long = small_plan(tmp_path, **GPT2, **{"model.context": 64})
-    train(long)
-    short = plan_from(long.folder, tmp_path, **STILL)
+def test_shorter_context_takes_the_first_positions(learned, tmp_path):
+    long, _ = learned
+    short = plan_from(long.folder, tmp_path, **STILL, **{"model.context": 16})
     record = train(short)
     model = Transformer(long.shape)
     model.load_state_dict(load_pretrained(long.folder)[1], strict=False)
-    expected = evaluate(model, prepare(short.config.data, context=32), context=32)
+    expected = evaluate(model, prepare(short.config.data, context=16), context=16)
     # another order of summation at most; see above for the steps
     assert record.val_loss == pytest.approx(expected.loss, abs=1e-6)
 
@@ -165,9 +179,8 @@ def test_what_contradicts_the_weights_is_refused_with_its_key(origin, tmp_path, 
         small_plan(tmp_path, **OPEN | {"model.init_from": str(plan.folder)} | changes)
 
 
-def test_context_beyond_learned_positions_is_refused(tmp_path):
-    plan = small_plan(tmp_path, **GPT2, **{"budget.tokens": 2560})
-    train(plan)
+def test_context_beyond_learned_positions_is_refused(learned, tmp_path):
+    plan, _ = learned
     with pytest.raises(ConfigError, match=r"model.context=64, but .* has 32 learned positions"):
         plan_from(plan.folder, tmp_path, **{"model.context": 64})
 
@@ -216,8 +229,8 @@ def test_old_and_new_configurations_are_read_alike(tmp_path):
     assert open_pretrained(hub_folder(tmp_path / "bare")).shape.norm_eps == 1e-6  # their default
 
 
-def test_folder_without_whole_weights_is_refused(tmp_path, origin):
-    _, hub = origin
+def test_folder_without_whole_weights_is_refused(tmp_path, either):
+    _, hub = either
     folder = tmp_path / "hub"
     shutil.copytree(hub, folder)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -235,8 +248,8 @@ def test_folder_without_whole_weights_is_refused(tmp_path, origin):
             load_pretrained(folder)
 
 
-def test_weights_in_several_files_are_one_model(tmp_path, origin):
-    _, hub = origin
+def test_weights_in_several_files_are_one_model(tmp_path, either):
+    _, hub = either
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(hub / "model.safetensors")
