@@ -83,8 +83,7 @@ def table(frame: pd.DataFrame, axis: str) -> Table:
     rows = []
     for key, group in frame.groupby(["parametrization", "size"], sort=False):
         losses = group.set_index("lr")["loss"]
-        low = losses.min()
-        cells = [f"**{x:.3f}**" if x == low else f"{x:.3f}" for x in losses[list(RATES)]]
+        cells = [f"{x:.3f}" for x in losses[list(RATES)]]
         rows.append([*map(str, key), *cells, f"{best.loc[key, 'lr']:.2g}"])
     header = ["parametrisation", axis, *(f"{lr:g}" for lr in RATES), "best"]
     spreads = (f"{n} {spread(g):.2g}" for n, g in best.groupby("parametrization", sort=False))

@@ -165,7 +165,7 @@ def make_plan(config: RunConfig) -> RunPlan:
         )
     else:
         shape = resolve_shape(config.model, vocab=config.data.vocab, params=target)
-    shape = with_attention_scale(shape, optim=config.optim, model=config.model)
+        shape = with_attention_scale(shape, optim=config.optim, model=config.model)
     counts, flops = count_params(shape), flops_per_token(shape)
     params = counts.by(config.model.params_convention)
 
