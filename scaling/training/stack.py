@@ -26,7 +26,7 @@ from scaling.training.stacked import StackedTransformer, Weights
 # How much work one wave of a stack may hold before it leaves the caches: tokens, and tokens x width.
 # Measured on one core of a Zen 4 (1 MiB of L2), widths 20 to 144, 256 to 4,096 tokens per model:
 # within a tenth of the best wave, and where they say 1 no stack gained more than a tenth.
-WAVE = {"float32": (2048, 98_304), "bfloat16": (8192, 262_144)}
+WAVE = {"float32": (4096, 98_304), "bfloat16": (8192, 262_144)}
 
 # On a GPU one pass of so many tokens hides the launches. Not measured: no GPU was at hand.
 GPU_TOKENS = 65_536
@@ -137,75 +137,63 @@ class StackedLearner:
 
 
 class _Store:
-    """Weights, gradients and moments of all models: one row per model, in the optimiser's order."""
+    """Weights, gradients and moments of all models: a tensor [K, ...] for each parameter and kind."""
 
     def __init__(self, learners: list[Learner]) -> None:
         self.learners = learners
         first = learners[0]
         self.is_adamw = type(first.optimizer) is torch.optim.AdamW
-        names = {id(p): name for name, p in first.model.named_parameters()}
+        parameters = dict(first.model.named_parameters())
+        names = {id(p): name for name, p in parameters.items()}
         self.order = [names[id(p)] for p in first.parameters]  # in which norms are added
-        sizes = {name: p.shape for name, p in first.model.named_parameters()}
-        # 1. where each parameter lies, groups of the optimiser one after another
-        self.at: dict[str, int] = {}
-        pieces: list[list[slice]] = []
-        size = 0
-        for group in first.optimizer.param_groups:
-            pieces.append([])
-            for p in group["params"]:
-                self.at[names[id(p)]] = size
-                pieces[-1].append(slice(size, size + p.numel()))
-                size += -(-p.numel() // ALIGN) * ALIGN
-        # 2. memory, and every parameter's view of it
-        device = first.parameters[0].device
-        self.value, self.grad, self.exp_avg, self.exp_avg_sq = (
-            torch.zeros(len(learners), size, device=device) for _ in range(4)
-        )
-        self.count = torch.zeros(len(learners), len(self.at), device=device)  # steps done
-        self.weights = {
-            name: Weights(self._view(self.value, name, s), self._view(self.grad, name, s))
-            for name, s in sizes.items()
-        }
-        # 3. what AdamW is called with, by slot and group
-        flats = (self.value, self.grad, self.exp_avg, self.exp_avg_sq)
-        self.parts = [
-            [[[flat[slot, p] for p in _merged(group)] for flat in flats] for group in pieces]
-            for slot in range(len(learners))
-        ]
+        self.groups = [[names[id(p)] for p in g["params"]] for g in first.optimizer.param_groups]
+
+        def room() -> dict[str, Tensor]:
+            return {name: _rows(len(learners), p) for name, p in parameters.items()}
+
+        value, grad, self.exp_avg, self.exp_avg_sq = (room() for _ in range(4))
+        self.weights = {name: Weights(value[name], grad[name]) for name in parameters}
+        # steps done, a number of its own for every parameter as torch's optimiser has it
+        self.count = torch.zeros(len(learners), len(names), device=first.parameters[0].device)
         for slot in range(len(learners)):
             self.adopt(slot, fresh=True)
+        # what AdamW is called with, by slot and group
+        kinds = (value, grad, self.exp_avg, self.exp_avg_sq)
+        self.parts = [
+            [[[kind[name][slot] for name in group] for kind in kinds] for group in self.groups]
+            for slot in range(len(learners))
+        ]
 
     def adopt(self, slot: int, *, fresh: bool = False) -> None:
-        """Move a learner's weights (when `fresh`) and moments into the store."""
+        """Move a learner's moments, and when `fresh` its weights, into the store."""
         learner = self.learners[slot]
         with torch.no_grad():
             for number, (name, p) in enumerate(learner.model.named_parameters()):
+                home = self.weights[name]
                 if fresh:
-                    home = self.weights[name]
                     home.value[slot].copy_(p)
                     p.data, p.grad = home.value[slot], home.grad[slot]
                 if not self.is_adamw:
                     continue
-                state = learner.optimizer.state[p]
-                homes = {
+                state = {
                     "step": self.count[slot, number],
-                    "exp_avg": self._view(self.exp_avg, name, p.shape)[slot],
-                    "exp_avg_sq": self._view(self.exp_avg_sq, name, p.shape)[slot],
+                    "exp_avg": self.exp_avg[name][slot],
+                    "exp_avg_sq": self.exp_avg_sq[name][slot],
                 }
-                for key, home_of_key in homes.items():
-                    value = state.get(key)
-                    home_of_key.zero_() if value is None else home_of_key.copy_(value)
-                learner.optimizer.state[p] = homes
+                for key, value in state.items():
+                    given = learner.optimizer.state[p].get(key)
+                    value.zero_() if given is None else value.copy_(given)
+                learner.optimizer.state[p] = state
 
     def clip(self, max_norm: float) -> Tensor:
         """Scale each model's gradients to a norm of at most `max_norm`; returns norms before [K]."""
-        norms = [
-            torch.linalg.vector_norm(self.weights[name].grad.flatten(1), dim=1)
-            for name in self.order
-        ]
-        norm_K = torch.linalg.vector_norm(torch.stack(norms, 1), dim=1)
+        gradients = [self.weights[name].grad.flatten(1) for name in self.order]
+        norms_KP = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in gradients], 1)
+        norm_K = torch.linalg.vector_norm(norms_KP, dim=1)
         if max_norm:
-            self.grad.mul_((max_norm / (norm_K + 1e-6)).clamp(max=1.0).unsqueeze(1))
+            scale_K1 = (max_norm / (norm_K + 1e-6)).clamp(max=1.0).unsqueeze(1)
+            for gradient in gradients:
+                gradient.mul_(scale_K1)
         return norm_K
 
     @torch.no_grad()
@@ -227,25 +215,15 @@ class _Store:
                     weight_decay=group["weight_decay"], amsgrad=False, maximize=False,
                 )  # fmt: skip
 
-    def _view(self, flat: Tensor, name: str, shape: torch.Size) -> Tensor:
-        """Return the parameter's part of every row, [K, *shape]."""
-        begin = self.at[name]
-        return flat[:, begin : begin + shape.numel()].unflatten(1, shape)
 
+def _rows(count: int, like: Tensor) -> Tensor:
+    """Return zeros [count, *like.shape], each row beginning where torch would let a tensor begin.
 
-def _merged(pieces: list[slice]) -> list[slice]:
-    """Join neighbours into one piece where that leaves every number its place in a vector.
-
-    AdamW's kernel rounds the last numbers of a tensor, fewer than a vector, otherwise than the rest.
+    Rows without a gap are one tensor to a batched product, which is faster for its result.
     """
-    merged: list[slice] = []
-    for piece in pieces:
-        whole = merged and (merged[-1].stop - merged[-1].start) % ALIGN == 0
-        if whole:
-            merged[-1] = slice(merged[-1].start, piece.stop)
-        else:
-            merged.append(piece)
-    return merged
+    length = -(-like.numel() // ALIGN) * ALIGN
+    rows = torch.zeros(count, length, device=like.device)
+    return rows[:, : like.numel()].unflatten(1, like.shape)
 
 
 def build_stack(plans: Sequence[RunPlan], engine: Engine) -> StackedLearner:
