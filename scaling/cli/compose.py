@@ -202,7 +202,7 @@ def compose_sweep(arguments: Sequence[str]) -> Sweep:
             parsed,
             lambda extra: without_hydra(compose("train", [*plain, *extra])),
         )
-        return replace(sweep, jobs=_jobs(composed))
+        return replace(sweep, jobs=local_workers(composed) or 1)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from None
 
@@ -219,10 +219,10 @@ def to_mapping(node: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _jobs(cfg: DictConfig) -> int:
-    """How many runs the launcher trains at once on this machine: joblib says, the others do one."""
-    jobs = OmegaConf.select(cfg, "hydra.launcher.n_jobs", default=1)
-    return int(jobs) if int(jobs) > 0 else os.cpu_count() or 1
+def local_workers(cfg: DictConfig) -> int | None:
+    """How many runs the launcher trains at once on this machine, where it is joblib; else null."""
+    jobs = OmegaConf.select(cfg, "hydra.launcher.n_jobs", default=None)
+    return None if jobs is None else int(jobs) if int(jobs) > 0 else os.cpu_count() or 1
 
 
 def expand(

@@ -1,7 +1,8 @@
-"""Runs into jobs: what one process trains, because its runs share a trunk or a program."""
+"""Runs into jobs: what one process trains, because runs share a trunk or train as one program."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 from scaling.cli.compose import Point, as_override
 from scaling.study.config import RunConfig, config_values
 from scaling.study.plan import RunPlan
-from scaling.study.trunks import branch_step, find_trunks
+from scaling.study.trunks import Trunk, branch_step, find_trunks
 
 TOGETHER = "together"  # key of a job's further runs; see `further_configs`
 
@@ -37,14 +38,49 @@ class Job:
         return [*self.points[0].overrides, as_override(TOGETHER, json.dumps(changes))]
 
 
-def arrange_jobs(runs: Sequence[tuple[Point, RunPlan]]) -> list[Job]:
-    """Put runs that share a trunk into one job; the dearest job comes first, so that cores end together."""
+def arrange_jobs(runs: Sequence[tuple[Point, RunPlan]], *, workers: int | None = None) -> list[Job]:
+    """Put runs that share a trunk, or train faster as one program, into one job.
+
+    Args:
+        runs: what is to be trained.
+        workers: processes that will train at once, none of which should wait for another; null:
+            as many as there are jobs.
+
+    Returns:
+        Jobs, the dearest first, so that cores end together.
+    """
     points = {plan.run_id: point for point, plan in runs}
-    jobs = [
-        Job(tuple(points[p.run_id] for p in trunk.runs), trunk.runs)
-        for trunk in find_trunks([plan for _, plan in runs])
-    ]
+    alike: dict[str, list[Trunk]] = {}
+    for trunk in find_trunks([plan for _, plan in runs]):
+        alike.setdefault(_program_key(trunk.parent), []).append(trunk)
+    jobs = []
+    for trunks in alike.values():
+        size = _stack_size(trunks, fewest=1 if workers is None else -(-workers // len(alike)))
+        for first in range(0, len(trunks), size):
+            plans = tuple(p for trunk in trunks[first : first + size] for p in trunk.runs)
+            jobs.append(Job(tuple(points[p.run_id] for p in plans), plans))
     return sorted(jobs, key=lambda job: -job.flops)
+
+
+def _program_key(plan: RunPlan) -> str:
+    """What runs have in common that may train as one program; the trainer looks closer."""
+    how = dataclasses.asdict(plan.config.train)
+    return json.dumps([dataclasses.asdict(plan.shape), plan.batch_seqs, plan.steps, how], sort_keys=True)
+
+
+def _stack_size(trunks: Sequence[Trunk], *, fewest: int) -> int:
+    """How many trunks one job takes, if at least so many jobs are wanted."""
+    plan = trunks[0].parent
+    if len(trunks) == 1 or plan.config.data.source == "zipf_memory":
+        return 1
+    from scaling.training.device import choose_engine
+    from scaling.training.stack import choose_stack
+
+    engine = choose_engine(plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train)
+    size = choose_stack(
+        plan.shape, engine, batch_seqs=plan.batch_seqs, runs=len(trunks), most=plan.config.train.stack
+    )
+    return max(1, min(size, len(trunks) // fewest))
 
 
 def _changes(config: RunConfig, other: RunConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from scaling.cli.compose import Point, Sweep, expand, to_mapping, without_hydra
+from scaling.cli.compose import Point, Sweep, expand, local_workers, to_mapping, without_hydra
 from scaling.cli.evaluate import unscored
 from scaling.cli.jobs import Job, arrange_jobs
 from scaling.cli.progress import sweep_progress
@@ -56,7 +56,7 @@ def run_sweep(
 
     # 2. those that are not finished; the dearest first, so that cores end together
     missing = [(point, plan) for point, plan in planned if not is_finished(plan)]
-    jobs = arrange_jobs(missing)
+    jobs = arrange_jobs(missing, workers=local_workers(cfg))
     done = len(planned) - len(missing)
     folder = Path(str(base.results)) / sweep.name
     if not missing:
@@ -82,7 +82,7 @@ def run_sweep(
     if saving:
         print(f"{sweep.name}: {saving}", file=sys.stderr)
     plans = [plan for job in jobs for plan in job.plans]
-    together = stop_together(plans) if "n_jobs" in cfg.hydra.launcher else nullcontext()
+    together = stop_together(plans) if local_workers(cfg) else nullcontext()
     try:
         with sweep_progress(plans, done=done), together:
             results = list(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from scaling.study.trunks import find_trunks
 from scaling.training.checkpoint import Progress, peek_checkpoint
 from scaling.training.member import Member
+from scaling.training.stack import choose_stack, stack_key
 from scaling.training.team import Slot
 
 
@@ -23,7 +24,19 @@ def line_up(members: Sequence[Member]) -> list[Slot]:
         Slots of one team; in each, the run that goes on longest comes first.
     """
     standing = {m.plan.run_id: peek_checkpoint(m.plan.folder, run_hash=m.identity) for m in members}
-    return [_slots(members, standing)[0]]
+    first, *others = _slots(members, standing)
+    alike = [first, *(s for s in others if _in_step(first[0], standing) == _in_step(s[0], standing))]
+    head = first[0]
+    most = choose_stack(
+        head.plan.shape, head.engine, batch_seqs=head.plan.batch_seqs, runs=len(alike), most=head.plan.config.train.stack
+    )  # fmt: skip
+    return alike[:most]
+
+
+def _in_step(head: Member, standing: dict[str, Progress | None]) -> Hashable:
+    """What slots of one stack have in common: what can be stacked, where they are, where they end."""
+    progress = standing[head.plan.run_id]
+    return stack_key(head.plan, head.engine), head.plan.steps, progress.step if progress else 0
 
 
 def _slots(members: Sequence[Member], standing: dict[str, Progress | None]) -> list[Slot]:

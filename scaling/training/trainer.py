@@ -19,6 +19,7 @@ from scaling.training.lineup import line_up
 from scaling.training.logbook import Logbook, OnProgress, finished_record
 from scaling.training.member import Member
 from scaling.training.simulated import simulate_run
+from scaling.training.stack import build_stack
 from scaling.training.team import Slot, Team
 
 
@@ -131,8 +132,12 @@ class Job:
         return Member(plan, engine, data, book)
 
     def _team(self, slots: Sequence[Slot]) -> Team:
+        """Build the learner of a line-up: one model, or a stack of them."""
         engine: Engine = slots[0][0].engine
-        return Team(Learner.from_plan(slots[0][0].plan, engine), engine, slots)
+        plans = [slot[0].plan for slot in slots]
+        alone = len(plans) == 1
+        learner = Learner.from_plan(plans[0], engine) if alone else build_stack(plans, engine)
+        return Team(learner, engine, slots)
 
     def _train(self, team: Team) -> None:
         """Take a team to its end; members that branch off stay for a later team."""
