@@ -108,3 +108,13 @@ def test_failures_are_told_by_run(tmp_path, capsys):
     text = capsys.readouterr().err
     assert "no disk" in text and "3 of 6 runs failed" in text
     assert all(p.run_id in text for p in jobs[0].plans)
+
+
+def test_seeds_of_one_shape_are_one_job_where_a_stack_is_faster():
+    small = ["model.params=10k", "model.context=64", "budget.tokens=50k", "train.device=cpu"]
+    points = unique_plans(compose_sweep([*small, "seed=0,1,2,3,4,5,6,7"]).points)
+    (job,) = arrange_jobs(points)
+    assert sorted(p.config.seed for p in job.plans) == list(range(8))
+    assert [len(j.plans) for j in arrange_jobs(points, workers=2)] == [4, 4]  # no worker waits
+    alone = unique_plans(compose_sweep([*small, "seed=0,1", "train.stack=1"]).points)
+    assert len(arrange_jobs(alone)) == 2

@@ -65,7 +65,9 @@ def arrange_jobs(runs: Sequence[tuple[Point, RunPlan]], *, workers: int | None =
 def _program_key(plan: RunPlan) -> str:
     """What runs have in common that may train as one program; the trainer looks closer."""
     how = dataclasses.asdict(plan.config.train)
-    return json.dumps([dataclasses.asdict(plan.shape), plan.batch_seqs, plan.steps, how], sort_keys=True)
+    return json.dumps(
+        [dataclasses.asdict(plan.shape), plan.batch_seqs, plan.steps, how], sort_keys=True
+    )
 
 
 def _stack_size(trunks: Sequence[Trunk], *, fewest: int) -> int:
@@ -78,7 +80,11 @@ def _stack_size(trunks: Sequence[Trunk], *, fewest: int) -> int:
 
     engine = choose_engine(plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train)
     size = choose_stack(
-        plan.shape, engine, batch_seqs=plan.batch_seqs, runs=len(trunks), most=plan.config.train.stack
+        plan.shape,
+        engine,
+        batch_seqs=plan.batch_seqs,
+        runs=len(trunks),
+        most=plan.config.train.stack,
     )
     return max(1, min(size, len(trunks) // fewest))
 

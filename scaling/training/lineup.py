@@ -25,7 +25,10 @@ def line_up(members: Sequence[Member]) -> list[Slot]:
     """
     standing = {m.plan.run_id: peek_checkpoint(m.plan.folder, run_hash=m.identity) for m in members}
     first, *others = _slots(members, standing)
-    alike = [first, *(s for s in others if _in_step(first[0], standing) == _in_step(s[0], standing))]
+    alike = [
+        first,
+        *(s for s in others if _in_step(first[0], standing) == _in_step(s[0], standing)),
+    ]
     head = first[0]
     most = choose_stack(
         head.plan.shape, head.engine, batch_seqs=head.plan.batch_seqs, runs=len(alike), most=head.plan.config.train.stack

@@ -235,15 +235,7 @@ def build_stack(plans: Sequence[RunPlan], engine: Engine) -> StackedLearner:
         plans: runs that `can_stack` finds alike.
         engine: what each of them would run on alone.
     """
-    return StackedLearner(
-        [
-            Learner(
-                plan.shape, engine, optim=plan.config.optim, lr=plan.lr,
-                weight_decay=plan.weight_decay, seed=plan.config.seed,
-            )
-            for plan in plans
-        ]
-    )  # fmt: skip
+    return StackedLearner([Learner.from_plan(plan, engine) for plan in plans])
 
 
 def stack_key(plan: RunPlan, engine: Engine) -> Hashable:

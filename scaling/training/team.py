@@ -20,6 +20,7 @@ from scaling.training.evaluate import Evaluation, evaluate, evaluate_sets
 from scaling.training.huggingface import starting_tensors
 from scaling.training.learner import Learner
 from scaling.training.member import Member
+from scaling.training.stack import StackedLearner
 
 Slot = list[Member]  # members that share weights; the first is the one that goes on longest
 
@@ -33,7 +34,9 @@ class Team:
         slots: members by slot, all at one step after `load`; the first of each goes on longest.
     """
 
-    def __init__(self, learner: Learner, engine: Engine, slots: Sequence[Slot]) -> None:
+    def __init__(
+        self, learner: Learner | StackedLearner, engine: Engine, slots: Sequence[Slot]
+    ) -> None:
         self.learner, self.engine = learner, engine
         self.slots = [list(slot) for slot in slots]
         self.step = 0
