@@ -124,7 +124,10 @@ def test_micro_batches_and_waves_leave_the_numbers(family, precision):
     assert_equal_over(5, learners(shape, engine), stack)
 
 
-@pytest.mark.parametrize("changes", [{"clip": 0.0}, {"name": "muon"}, {"eps": 1e-3, "beta2": 0.9}])
+@pytest.mark.parametrize("changes", [
+    {"clip": 0.0}, {"name": "muon"}, {"eps": 1e-3, "beta2": 0.9},
+    {"parametrization": "completep", "base_width": 11, "base_depth": 1},
+])  # fmt: skip
 def test_other_optimisers_step_as_they_do_alone(changes):
     shape = small_shape(**SWITCHES["llama"])
     engine, optim = engine_for(shape), dataclasses.replace(OptimConfig(), **changes)
