@@ -21,7 +21,7 @@ from scaling.study.errors import ConfigError
 from scaling.study.flops import flops_per_token
 from scaling.study.shape import ModelShape
 from scaling.training.compiling import is_launch_bound, repays_compiling
-from scaling.training.cpu import cpu_flags, cpu_name
+from scaling.training.cpu import cpu_flags, cpu_name, keep_freed_memory
 from scaling.training.memory import MemoryEstimate, fit_memory, memory_estimate
 from scaling.training.native import is_available
 
@@ -120,6 +120,8 @@ def choose_engine(
     device = _device(train.device)
     if train.threads is not None:
         torch.set_num_threads(train.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     # 1. how much at once, by the memory of the larger of the kernels that may be chosen
     short = device.type == "cpu" and shape.context <= MATMUL_CONTEXT
     attention = train.attention

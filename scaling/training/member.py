@@ -23,6 +23,7 @@ from scaling.training.device import Engine
 from scaling.training.evaluate import Evaluation
 from scaling.training.logbook import Logbook
 from scaling.training.optim import Schedule
+from scaling.training.prefetch import Ahead
 
 EVAL_DECADES = 2.0  # validation points spread over the last two decades of tokens
 
@@ -45,6 +46,8 @@ class Member:
         self.eval_steps = eval_points(plan.steps, plan.config.train.evals)
         self.loss_sum = torch.zeros((), dtype=torch.float32, device=engine.device)
         self.reason: str | None = None  # why it diverged
+        # on a CPU a batch is 1 % of a step, and the core is busy
+        self._ahead = Ahead(self._read, pin=True) if engine.device.type == "cuda" else None
         self.restore(Progress(run_hash=self.identity))
 
     @property
@@ -76,10 +79,13 @@ class Member:
         )  # fmt: skip
 
     def batch(self) -> tuple[Any, Any]:
-        """Return inputs and targets of the next step."""
+        """Return inputs and targets of the next step; on a GPU they were read meanwhile."""
+        return self._ahead.take(self.step) if self._ahead else self._read(self.step)
+
+    def _read(self, step: int) -> tuple[Any, Any]:
         plan = self.plan
         return self.data.batch(
-            self.step,
+            step,
             batch_seqs=plan.batch_seqs,
             context=plan.shape.context,
             seed=plan.order_seed,
