@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from scaling.study.config import ModelConfig, TrainConfig
 from scaling.study.shape import resolve_shape
 from scaling.training import fused, native
+from scaling.training.cpu import keep_freed_memory
 from scaling.training.device import choose_engine
 from scaling.training.model import Transformer
 
@@ -236,3 +238,8 @@ def test_without_a_compiler_the_engine_takes_torchs_kernels(tmp_path):
     attention, refusal = done.stdout.splitlines()
     assert attention in ("sdpa", "matmul")
     assert "train.attention" in refusal and "Set train.attention=auto" in refusal
+
+
+def test_freed_memory_is_kept_once_the_engine_is_chosen():
+    # glibc says yes to all three settings; elsewhere nothing is set and nothing breaks
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
