@@ -19,10 +19,11 @@ from scaling.cli.evaluate import unscored
 from scaling.cli.jobs import Job, arrange_jobs
 from scaling.cli.progress import sweep_progress
 from scaling.cli.stopping import stop_together
-from scaling.study.errors import RecordError, ScalingError
+from scaling.study.errors import ConfigError, RecordError, ScalingError
 from scaling.study.plan import RunPlan, make_plan
 from scaling.study.record import FINISHED, check_writable, read_record, write_atomic
 from scaling.study.trunks import describe_saving
+from scaling.training.place import find_place, is_first
 
 
 def run_sweep(
@@ -57,34 +58,38 @@ def run_sweep(
     # 2. those that are not finished; the dearest first, so that cores end together
     missing = [(point, plan) for point, plan in planned if not is_finished(plan)]
     jobs = arrange_jobs(missing, workers=local_workers(cfg))
+    _check_launch(cfg)
     done = len(planned) - len(missing)
     folder = Path(str(base.results)) / sweep.name
     if not missing:
-        print(
-            f"{sweep.name}: all {len(planned)} runs are finished; nothing to train. Records: {folder}"
-        )
-        if hint := unscored(plan for _, plan in planned):
-            print(hint)
+        if is_first():
+            print(
+                f"{sweep.name}: all {len(planned)} runs are finished; nothing to train. Records: {folder}"
+            )
+            if hint := unscored(plan for _, plan in planned):
+                print(hint)
         return []
     check_writable(folder)
     write_atomic(folder / "sweep.yaml", _sweep_text(sweep, len(planned)))
-    if done:
+    if done and is_first():
         print(
             f"{sweep.name}: {done} of {len(planned)} runs are finished; training {len(missing)}.",
             file=sys.stderr,
         )
 
     # 3. text once, before several processes ask for it at once
-    _prepare_data([plan for _, plan in missing])
+    if is_first():
+        _prepare_data([plan for _, plan in missing])
 
     # 4. launch, watching the records
     saving = describe_saving([plan for _, plan in missing])
-    if saving:
+    if saving and is_first():
         print(f"{sweep.name}: {saving}", file=sys.stderr)
     plans = [plan for job in jobs for plan in job.plans]
+    show = sweep_progress(plans, done=done) if is_first() else nullcontext()
     together = stop_together(plans) if local_workers(cfg) else nullcontext()
     try:
-        with sweep_progress(plans, done=done), together:
+        with show, together:
             results = list(
                 launcher.launch([[*plain, *job.overrides()] for job in jobs], initial_job_idx=0)
             )
@@ -97,6 +102,15 @@ def run_sweep(
     # 5. say what came out
     set_failed(report_failures(results, jobs))
     return results
+
+
+def _check_launch(cfg: DictConfig) -> None:
+    """Refuse workers of workers: processes of torchrun or srun train one run at a time together."""
+    if find_place() is not None and local_workers(cfg):
+        raise ConfigError(
+            "hydra/launcher: several runs at once do not go with torchrun or srun, whose processes train each run together. "
+            "Leave out hydra/launcher, or start one process."
+        )
 
 
 def _prepare_data(plans: Sequence[RunPlan]) -> None:
@@ -138,8 +152,9 @@ def report_failures(results: Sequence[Any], jobs: Sequence[Job]) -> int:
         if isinstance(error, Exception):
             unfinished = [p.run_id for p in job.plans if not is_finished(p)]
             failed += len(unfinished)
-            print(f"{', '.join(unfinished)} failed: {error}", file=sys.stderr)
-    if failed:
+            if is_first():
+                print(f"{', '.join(unfinished)} failed: {error}", file=sys.stderr)
+    if failed and is_first():
         print(
             f"{failed} of {runs} runs failed; the others are recorded. The same command tries the failed ones again.",
             file=sys.stderr,

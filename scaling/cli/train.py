@@ -26,11 +26,12 @@ from scaling.cli.evaluate import unscored
 from scaling.cli.jobs import TOGETHER, further_configs
 from scaling.cli.progress import run_progress
 from scaling.cli.stopping import leave_if_orphaned, save_if_orphaned
-from scaling.study.errors import ScalingError
+from scaling.study.errors import FollowedError, ScalingError
 from scaling.study.paths import data_dir
 from scaling.study.plan import make_plan
 from scaling.study.record import RunRecord
 from scaling.study.units import format_duration, format_quantity
+from scaling.training.place import is_first
 
 
 def run_train(arguments: Sequence[str]) -> int:
@@ -60,7 +61,10 @@ def run_train(arguments: Sequence[str]) -> int:
     finally:
         sys.argv = argv
     if _refused:
-        raise _refused.pop()
+        reason = _refused.pop()
+        if isinstance(reason, FollowedError):
+            return 1
+        raise reason
     return _failed
 
 
@@ -136,6 +140,8 @@ def _train_alone(cfg: DictConfig) -> dict[str, Any]:
     from scaling.training.trainer import train
 
     plan = make_plan(to_run_config(cfg))
+    if not is_first():  # another process of this run says what there is to say
+        return train(plan).to_dict()
     with run_progress(plan) as on_progress:
         record = train(plan, on_progress=on_progress)
     print(describe_run(record, str(plan.folder)))

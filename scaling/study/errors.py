@@ -30,6 +30,10 @@ class TrainError(ScalingError):
     """A run cannot be trained as asked, for example because it does not fit in memory."""
 
 
+class FollowedError(TrainError):
+    """The error of a run's first process, as it ends the others: it has been said already."""
+
+
 class FitError(ScalingError, ValueError):
     """The data cannot support the fit that was asked for."""
 

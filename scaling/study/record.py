@@ -115,6 +115,8 @@ class RunRecord:
     precision: str | None = _f("", "precision of matrix products")
     attention: str | None = _f("", "attention kernel")
     compiled: bool | None = _f("", "whether the model was compiled")
+    parallel: str | None = _f("", "how processes shared the run: none (alone), ddp (each has the model), fsdp (divided)")
+    recompute: bool | None = _f("", "whether blocks were computed again in the backward pass")
     resumes: int = _f("", "how often the run was continued after an interruption", 0)
     software: dict[str, str] = field(default_factory=dict, metadata={"unit": "", "meaning": "versions of this package, torch and Python, and the git commit"})
 # fmt: on

@@ -61,6 +61,7 @@ class Engine:
     recompute: bool = False
     parallel: str = "none"
     graphs: bool = False  # passes replayed as CUDA graphs
+    devices: int = 1
 
     def autocast(self) -> AbstractContextManager:
         """Return the context of forward passes: bfloat16 products, or nothing."""
@@ -68,11 +69,11 @@ class Engine:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def memory(self, shape: ModelShape, *, processes: int = 1) -> MemoryEstimate:
+    def memory(self, shape: ModelShape) -> MemoryEstimate:
         """Return what a run of a shape is expected to hold at its peak."""
         return memory_estimate(
             shape, self.micro_seqs, attention=self.attention, precision=self.precision,
-            recompute=self.recompute, parallel=self.parallel, processes=processes,
+            recompute=self.recompute, parallel=self.parallel, processes=self.devices,
         )  # fmt: skip
 
     def name(self) -> str:
@@ -82,10 +83,11 @@ class Engine:
         return cpu_name() if self.device.type == "cpu" else self.device.type
 
     def peak_flops(self) -> float | None:
-        """Return the device's bfloat16 peak in FLOPs/s; null where it is not known (every CPU)."""
+        """Return the devices' bfloat16 peak in FLOPs/s; null where it is not known (every CPU)."""
         if self.device.type != "cuda" or self.precision != "bfloat16":
             return None
-        return next((peak for name, peak in PEAK_FLOPS.items() if name in self.name()), None)
+        name = self.name()
+        return next((self.devices * peak for n, peak in PEAK_FLOPS.items() if n in name), None)
 
     def peak_memory(self) -> int:
         """Return the most memory in bytes that the device (or on CPU this process) has held."""
@@ -159,7 +161,7 @@ def choose_engine(
     return Engine(
         device=device, precision=precision, attention=attention, micro_seqs=seqs,
         compile=compiling, threads=torch.get_num_threads(),
-        recompute=memory.recompute, parallel=memory.parallel,
+        recompute=memory.recompute, parallel=memory.parallel, devices=processes,
         graphs=compiling and device.type == "cuda" and is_launch_bound(shape, tokens=seqs * shape.context),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ weights that learns from its own batch: one here, several in a stack of models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -49,10 +49,10 @@ class Learner:
         self.engine, self.clip = engine, optim.clip
         parametrization = Parametrization.of(optim, shape)
         model = Transformer(shape, attention=engine.attention, recompute=engine.recompute)
-        self.model = model.init_weights(seed, parametrization).to(engine.device)
-        self.forward = (
-            compile_model(self.model, graphs=engine.graphs) if engine.compile else self.model
-        )
+        self.model = self.place(model.init_weights(seed, parametrization))
+        self.forward: Callable[..., Tensor] = self.model
+        if engine.compile and engine.parallel == "none":  # else block by block, see `Part`
+            self.forward = compile_model(self.model, graphs=engine.graphs)
         self.optimizer = build_optimizer(
             self.model, optim, lr=lr, weight_decay=weight_decay, parametrization=parametrization
         )
@@ -64,6 +64,10 @@ class Learner:
         return cls(
             plan.shape, engine, optim=plan.config.optim, lr=plan.lr, weight_decay=plan.weight_decay, seed=plan.config.seed
         )  # fmt: skip
+
+    def place(self, model: Transformer) -> Transformer:
+        """Put a new model where it will train."""
+        return model.to(self.engine.device)
 
     def learn(
         self, inputs: np.ndarray, targets: np.ndarray, *, lr: Sequence[float]

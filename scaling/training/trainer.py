@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from scaling.study.errors import DataError, ScalingError, TrainError
 from scaling.study.plan import RunPlan
@@ -13,6 +14,7 @@ from scaling.study.record import RunRecord, check_writable, read_record
 from scaling.training.claim import Claim
 from scaling.training.data import TokenData, prepare
 from scaling.training.device import Engine, choose_engine
+from scaling.training.distributed import DistributedLearner, check_rows, follow
 from scaling.training.interrupt import Interrupt
 from scaling.training.learner import Learner
 from scaling.training.lineup import line_up
@@ -21,6 +23,7 @@ from scaling.training.member import Member
 from scaling.training.simulated import simulate_run
 from scaling.training.stack import build_stack
 from scaling.training.team import Slot, Team
+from scaling.training.world import World, join
 
 
 def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
@@ -65,20 +68,28 @@ def train_together(
         ScalingError: the first one's error, after all others were trained; else as `train`.
     """
     with contextlib.ExitStack() as stack:
-        job = Job(on_progress)
+        # 1. of several processes the first does all that follows, the others what it asks of them
+        world = stack.enter_context(join(plans[0].config.train)) if plans else None
+        if world is not None and not world.first:
+            return follow(world)
+        # 2. everything that can be taken, then team after team
+        job = Job(on_progress, world)
         for plan in plans:
             job.take(plan, stack)
         job.run()
-    if job.errors:
-        raise next(iter(job.errors.values()))
-    return [read_record(plan.folder) for plan in plans]
+        if job.errors:
+            raise next(iter(job.errors.values()))
+        records = [read_record(plan.folder) for plan in plans]
+        if world is not None:
+            world.result = records
+        return records
 
 
 class Job:
     """What one process trains, one team after another."""
 
-    def __init__(self, on_progress: OnProgress | None = None) -> None:
-        self.on_progress = on_progress
+    def __init__(self, on_progress: OnProgress | None = None, world: World | None = None) -> None:
+        self.on_progress, self.world = on_progress, world
         self.claims: dict[str, Claim] = {}
         self.members: list[Member] = []  # not finished
         self.errors: dict[str, Exception] = {}
@@ -110,6 +121,8 @@ class Job:
         """Train team after team until every member has an end."""
         while self.members:
             slots = line_up(self.members)
+            if self.world is not None:  # processes are not for models so small that they stack
+                slots = slots[:1]
             try:
                 team = self._team(slots)
                 if not team.load():  # a checkpoint was damaged: they are no longer in step
@@ -118,11 +131,11 @@ class Job:
                 self._train(team)
             except Exception as error:
                 self._fail(slots, error)
+                if self.world is not None:  # the others may wait in the middle of a step
+                    return
 
     def _member(self, plan: RunPlan, book: Logbook) -> Member:
-        engine = choose_engine(
-            plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train, tokens=plan.tokens
-        )
+        engine = self._engine(plan)
         key = repr((plan.config.data, plan.shape.context))
         if key not in self._data:
             self._data[key] = prepare(plan.config.data, context=plan.shape.context)
@@ -131,12 +144,26 @@ class Job:
         book.describe(engine, data)
         return Member(plan, engine, data, book)
 
+    def _engine(self, plan: RunPlan) -> Engine:
+        size, beside = 1, 1
+        if self.world is not None:
+            size, beside = self.world.size, self.world.place.local_size
+            check_rows(plan.batch_seqs, size)
+        return choose_engine(
+            plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train, tokens=plan.tokens,
+            processes=size, beside=beside,
+        )  # fmt: skip
+
     def _team(self, slots: Sequence[Slot]) -> Team:
         """Build the learner of a line-up: one model, or a stack of them."""
         engine: Engine = slots[0][0].engine
         plans = [slot[0].plan for slot in slots]
-        alone = len(plans) == 1
-        learner = Learner.from_plan(plans[0], engine) if alone else build_stack(plans, engine)
+        if self.world is not None:
+            learner: Any = DistributedLearner(self.world, plans[0], engine)
+        elif len(plans) == 1:
+            learner = Learner.from_plan(plans[0], engine)
+        else:
+            learner = build_stack(plans, engine)
         return Team(learner, engine, slots)
 
     def _train(self, team: Team) -> None:
@@ -146,6 +173,8 @@ class Job:
             for _ in team.steps():
                 for claim in self.claims.values():
                     claim.beat()
+                if self.world is not None and not interrupt.signal:
+                    interrupt.signal = self.world.notice()
                 if interrupt.signal:
                     team.interrupt(interrupt.signal.name)
                     interrupt.stop()
