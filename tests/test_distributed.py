@@ -282,6 +282,7 @@ def test_torchrun_trains_from_the_command_line(tmp_path, mode, monkeypatch):
         "data.vocab=64",
         "data.size=40k",
         "data.val_tokens=2048",
+        "optim.batch_tokens=512",
     ]
     grid = ["-m", "seed=1,2"] if mode == "sweep" else []
     done = torchrun(2, "-m", "scaling", "train", *grid, *run)

@@ -64,7 +64,7 @@ def test_choice_takes_smaller_micro_batches_then_sharding_then_recompute():
     ("free", "train", "cure"),
     [
         (40, {"micro_batch_tokens": 65_536}, r"Set train\.micro_batch_tokens="),
-        (27, {"recompute": False}, r"Set train\.recompute=true"),
+        (27.15, {"recompute": False}, r"Set train\.recompute=true"),
         (12, {}, r"Set train\.parallel=fsdp on \d+ processes .* or a model of about"),
     ],
 )

@@ -103,7 +103,7 @@ def memory_estimate(
         gradients=4 * params / share,
         moments=8 * params / share,
         gathered=_gathered_bytes(shape) if share > 1 else 0.0,
-        activations=layers + 3 * kept,
+        activations=layers + block + 3 * kept,  # and the gradients inside one block
         logits=logits_bytes(tokens, shape.vocab, narrow=narrow),
     )
 
