@@ -34,6 +34,10 @@ class FollowedError(TrainError):
     """The error of a run's first process, as it ends the others: it has been said already."""
 
 
+class BusyError(TrainError):
+    """Another live process is training the run."""
+
+
 class FitError(ScalingError, ValueError):
     """The data cannot support the fit that was asked for."""
 

@@ -213,15 +213,34 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Read the training curve; a last line cut off by a kill is left out."""
+    """Read the training curve; a last line cut off by a kill is left out.
+
+    Raises:
+        RecordError: another line is damaged, or the file cannot be read.
+    """
+    rows, damaged = _split_rows(folder)
+    if damaged:
+        raise RecordError(f"{folder / 'metrics.jsonl'}: line {damaged[0]} is damaged. Mend or delete that line; the run's result is in run.json and stays.")
+    return rows
+
+
+def salvage_metrics(folder: Path) -> tuple[list[dict[str, float]], int]:
+    """Return the whole rows of a training curve that say their step, and how many lines are damaged."""
+    rows, damaged = _split_rows(folder)
+    whole = [row for row in rows if isinstance(row.get("step"), int)]
+    return whole, len(damaged) + len(rows) - len(whole)
+
+
+def _split_rows(folder: Path) -> tuple[list[dict[str, float]], list[int]]:
+    """Read a training curve; returns its rows and the numbers of damaged lines before the last."""
     path = folder / "metrics.jsonl"
     try:
         lines = path.read_bytes().splitlines()
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        return [], []
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}). Free it, or delete the folder to train the run again.") from None
-    rows = []
+    rows, damaged = [], []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
@@ -230,8 +249,8 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         if isinstance(row, dict):
             rows.append(row)
         elif number < len(lines):
-            raise RecordError(f"{path}: line {number} is damaged. Delete the folder to train the run again.")
-    return rows
+            damaged.append(number)
+    return rows, damaged
 
 
 def write_atomic(path: Path, text: str | bytes) -> None:

@@ -8,11 +8,12 @@ hold numbers only: opening someone else's folder runs no code.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from scaling.study.errors import CheckpointError
 
 KEEP = 2
 FOLDER = "checkpoint"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 
 
@@ -57,9 +59,18 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Progr
         progress: where the run is.
     """
     path = folder / FOLDER / f"step-{progress.step:09d}.safetensors"
-    _write(path, tensors, asdict(progress))
-    for old in list_checkpoints(folder)[KEEP:]:
-        old.unlink(missing_ok=True)
+    values = asdict(progress)
+    try:
+        _write(path, tensors, values)
+    except OSError as error:
+        older = [p for p in list_checkpoints(folder) if p < path][1:]
+        if error.errno not in FULL and "os error 28" not in str(error) or not older:
+            raise
+        _unlink(older)  # one is enough to go on from; its room may do
+        _write(path, tensors, values)
+    kept = list_checkpoints(folder)
+    later = [p for p in kept if p > path]  # damaged, or of other text: else we would be there
+    _unlink([*later, *[p for p in kept if p <= path][KEEP:]])
     return path
 
 
@@ -80,7 +91,7 @@ def load_checkpoint(
     for path in list_checkpoints(folder):
         try:
             tensors, values = _read(path)
-            progress = Progress(**values)
+            progress = _progress(path, values)
             _check_owner(path, progress, run_hash)
             take(tensors)
         except CheckpointError as error:
@@ -97,10 +108,18 @@ def peek_checkpoint(folder: Path, *, run_hash: str) -> Progress | None:
     """
     for path in list_checkpoints(folder):
         with contextlib.suppress(CheckpointError):
-            progress = Progress(**json.loads(_read_metadata(path)["progress"]))
+            progress = _progress(path, _values(path, _read_metadata(path)))
             _check_owner(path, progress, run_hash)
             return progress
     return None
+
+
+def _progress(path: Path, values: Any) -> Progress:
+    """Check that values of a file from anywhere are a progress."""
+    try:
+        return Progress(**values)
+    except TypeError as error:
+        raise _damaged(path, error) from None
 
 
 def _check_owner(path: Path, progress: Progress, run_hash: str) -> None:
@@ -144,7 +163,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def remove_checkpoints(folder: Path) -> None:
     """Delete the training checkpoints of a finished run (the final weights stay)."""
-    for path in list_checkpoints(folder):
+    _unlink(list_checkpoints(folder))
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete half-written files that a kill has left; only for the process that holds the claim."""
+    _unlink((folder / FOLDER).glob(".*.safetensors.*"))
+    for name in ("run.json", "metrics.jsonl", "config.yaml", "writable"):
+        _unlink(folder.glob(f".{name}.*"))
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
         path.unlink(missing_ok=True)
 
 
@@ -154,15 +184,16 @@ def copy_parameters(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str
     Raises:
         CheckpointError: one is missing or of another shape.
     """
+    for name, parameter in model.named_parameters():  # all, before the first is changed
+        value = tensors.get(prefix + name)
+        if value is None or value.shape != parameter.shape:
+            found = "not there" if value is None else f"of shape {tuple(value.shape)}"
+            raise CheckpointError(
+                f"checkpoint: {name} is {found}; the model has {tuple(parameter.shape)}. Delete the folder."
+            )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            value = tensors.get(prefix + name)
-            if value is None or value.shape != parameter.shape:
-                found = "not there" if value is None else f"of shape {tuple(value.shape)}"
-                raise CheckpointError(
-                    f"checkpoint: {name} is {found}; the model has {tuple(parameter.shape)}. Delete the folder."
-                )
-            parameter.copy_(value)
+            parameter.copy_(tensors[prefix + name])
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], values: dict) -> None:
@@ -177,6 +208,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], values: dict) -> None:
             os.fsync(file.fileno())
         os.chmod(part, 0o644)  # as all else in the folder; safetensors makes it the user's alone
         os.replace(part, path)
+        _sync_folder(path.parent)  # the name is on disk before an older one is deleted
     except SafetensorError as error:  # what it makes of a full disk
         raise OSError(None, str(error), str(path)) from None
     finally:
@@ -187,12 +219,30 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict]:
     metadata = _read_metadata(path)
     try:
         tensors = load_file(path)
-        values = json.loads(metadata["progress"])
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from None
+    values = _values(path, metadata)
     if metadata.get("sha256") != _digest(tensors, metadata["progress"]):
         raise _damaged(path, "checksum differs")
     return tensors, values
+
+
+def _values(path: Path, metadata: Mapping[str, str]) -> dict:
+    try:
+        values: dict = json.loads(metadata["progress"])
+    except json.JSONDecodeError as error:
+        raise _damaged(path, error) from None
+    return values
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's entries to disk, where the system can open a folder."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _read_metadata(path: Path) -> dict[str, str]:

@@ -1,21 +1,28 @@
-"""One process per run: a claim file that a killed process cannot leave standing."""
+"""One process per run: a claim file that a killed process cannot leave standing.
+
+Nothing here trusts two clocks to agree or one clock never to jump: a claim is old only if nobody
+renews it while we watch.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from pathlib import Path
 
-from scaling.study.errors import TrainError
+from scaling.study.errors import BusyError, TrainError
 
-# A claim from another machine whose heartbeat is older than this is dead. A run writes one at
-# least every few seconds; ten minutes leave room for a stalled network file system.
+# A claim from another machine whose heartbeat is older than this is dead. A thread writes one every
+# few seconds; ten minutes leave room for a stalled network file system.
 DEAD_AFTER = 600.0  # s
 BEAT_EVERY = 5.0  # s
-HALF_WRITTEN = 2.0  # s; an empty claim that is older was left by a kill
+WATCH = 2.5 * BEAT_EVERY  # s in which a live process renews its claim, whatever the clocks say
+HALF_WRITTEN = 2.0  # s; a claim that is empty for so long was left by a kill
 
 
 class Claim:
@@ -25,26 +32,40 @@ class Claim:
     or silent (on another) is taken over.
 
     Raises:
-        TrainError: another live process holds the claim.
+        BusyError: another live process holds the claim.
+        TrainError: the file can neither be read nor replaced.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "claim.json"
         self.token = uuid.uuid4().hex
         self.taken_over: str | None = None
+        self.lost: str | None = None  # who has taken it from us
         self._beaten = 0.0
+        self._done = threading.Event()
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Claim:
+        empty_since: float | None = None
         for _ in range(100):
             if self._create():
+                self._beaten = time.monotonic()
+                # a step, a compilation or an evaluation may take longer than others wait
+                threading.Thread(target=self._beat_on, daemon=True).start()
                 return self
             holder = _read(self.path)
-            if holder is None or (not holder["token"] and _age(holder) < HALF_WRITTEN):
-                time.sleep(0.05)  # released in between, or being written just now
-            elif _alive(holder):
-                raise TrainError(
+            if holder is not None and not holder["token"]:  # being written just now, or by a kill
+                empty_since = empty_since or time.monotonic()
+            if holder is None or (
+                not holder["token"]
+                and empty_since is not None
+                and time.monotonic() - empty_since < HALF_WRITTEN
+            ):
+                time.sleep(0.05)
+            elif _alive(holder) or _is_renewed(self.path, holder):
+                raise BusyError(
                     f"{self.path.parent}: process {holder['pid']} on {holder['host']} is training this run "
-                    f"(last heard of {_age(holder):.0f} s ago). Let it finish, or stop it and start this again."
+                    f"(last heard of {max(0, _age(holder)):.0f} s ago). Let it finish, or stop it and start this again."
                 )
             else:
                 self._remove(holder)
@@ -53,20 +74,45 @@ class Claim:
         )
 
     def __exit__(self, *_: object) -> None:
+        self._done.set()
         holder = _read(self.path)
         if holder is not None and holder["token"] == self.token:
             self.path.unlink(missing_ok=True)
 
     def beat(self) -> None:
-        """Renew the heartbeat, if it is time."""
-        if time.monotonic() - self._beaten < BEAT_EVERY:
-            return
-        self._beaten = time.monotonic()
-        try:
-            os.utime(self.path)
-        except FileNotFoundError:  # the folder was deleted under the run
+        """Renew the heartbeat, if it is time.
+
+        Raises:
+            TrainError: the run is another process's now, since this one was not heard of.
+        """
+        self._renew()
+        if self.lost:
+            raise TrainError(
+                f"{self.path.parent}: {self.lost} has taken this run over, since this process was not heard of "
+                "(suspended, or cut off from the file system). It goes on there; this process leaves it."
+            )
+
+    def _beat_on(self) -> None:
+        while not self._done.wait(BEAT_EVERY):
+            self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            if time.monotonic() - self._beaten < 0.9 * BEAT_EVERY or self._done.is_set():
+                return
+            self._beaten = time.monotonic()
+            with contextlib.suppress(OSError):  # a full or lost disk shows where the run writes
+                self._touch()
+
+    def _touch(self) -> None:
+        holder = _read(self.path)
+        if holder is None:  # deleted under the run
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._create()
+        elif holder["token"] == self.token:
+            os.utime(self.path)
+        elif holder["token"]:
+            self.lost = f"process {holder['pid']} on {holder['host']}"
 
     def _create(self) -> bool:
         try:
@@ -92,6 +138,14 @@ class Claim:
         self.taken_over = f"took over from process {dead['pid']} on {dead['host']}, which is gone"
 
 
+def find_holder(folder: Path) -> str | None:
+    """Return who trains a run, on whichever host; null if nobody does."""
+    holder = _read(folder / "claim.json")
+    if holder is None or not _alive(holder):
+        return None
+    return f"process {holder['pid']} on {holder['host']}"
+
+
 def read_claim(folder: Path) -> dict | None:
     """Return pid, parent and token of the process on this host that holds a run; null if none does."""
     holder = _read(folder / "claim.json")
@@ -110,17 +164,35 @@ def _identity() -> dict:
 def _read(path: Path) -> dict | None:
     """Return who holds a claim; all unknown if a kill came before it was written."""
     try:
-        text, heartbeat = path.read_text(), path.stat().st_mtime
+        text, heartbeat = path.read_text(errors="replace"), path.stat().st_mtime
     except FileNotFoundError:
         return None
+    unknown = {"pid": None, "host": None, "started": None, "token": "", "heartbeat": heartbeat}
     try:
-        return json.loads(text) | {"heartbeat": heartbeat}
-    except json.JSONDecodeError:
-        return {"pid": None, "host": None, "started": None, "token": "", "heartbeat": heartbeat}
+        found = json.loads(text)
+        # numbers below 1 are groups of processes to a signal
+        number = isinstance(found["pid"], int) and 0 < found["pid"] < 2**31
+        known = number and isinstance(found["host"], str) and isinstance(found["token"], str)
+        return unknown | found if known else unknown
+    except (ValueError, TypeError, KeyError):
+        return unknown
 
 
 def _age(holder: dict) -> float:
     return time.time() - holder["heartbeat"]
+
+
+def _is_renewed(path: Path, holder: dict) -> bool:
+    """Watch a claim of another host that seems old: our clock may have jumped, or not be theirs."""
+    if holder["pid"] is None or holder["host"] == socket.gethostname():
+        return False
+    end = time.monotonic() + WATCH
+    while time.monotonic() < end:
+        now = _read(path)
+        if now is None or now["token"] != holder["token"] or now["heartbeat"] != holder["heartbeat"]:
+            return now is not None
+        time.sleep(0.2)
+    return False
 
 
 def _alive(holder: dict) -> bool:

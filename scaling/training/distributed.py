@@ -109,7 +109,7 @@ def follow(world: World) -> Any:
         SystemExit, KeyboardInterrupt, FollowedError: as the first process.
     """
     part: Part | None = None
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, interrupt.deferred():
         while True:
             order, numbers, content = world.hear()
             if order == "end":

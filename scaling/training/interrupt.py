@@ -1,9 +1,15 @@
-"""Notice of a coming end, taken between two steps instead of in the middle of one."""
+"""Notice of a coming end, taken between two steps instead of in the middle of one.
+
+Whoever sends it may follow with SIGKILL half a minute later. So it ends at once whatever can be done
+again (reading text, compiling, evaluating), and waits only for a training step or a file.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -11,15 +17,22 @@ from typing import NoReturn
 NOTICES = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
+class Notice(BaseException):
+    """A notice has come, and nothing is half done; state is saved where this is caught."""
+
+
 class Interrupt:
     """Collects a notice in a `with` block; a second Ctrl-C ends at once.
 
-    Handlers that somebody else has set (a launcher that requeues) are left alone, except Ctrl-C's
-    own default. Outside the main thread Python delivers no signals, so nothing is collected.
+    A notice raises `Notice` where it arrives; within `deferred()` it is kept in `signal`, and within
+    `prompt()` in there it raises again. Handlers that somebody else has set (a launcher that
+    requeues) are left alone, except Ctrl-C's own default. Outside the main thread Python delivers no
+    signals, so nothing is collected.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._prompt = True
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interrupt:
@@ -33,6 +46,24 @@ class Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Keep a notice for `check`."""
+        with self._mode(prompt=False):
+            yield
+
+    @contextlib.contextmanager
+    def prompt(self) -> Iterator[None]:
+        """Let a notice, also one that was kept, end this at once."""
+        self.check()
+        with self._mode(prompt=True):
+            yield
+
+    def check(self) -> None:
+        """Raise Notice if one was kept."""
+        if self.signal is not None:
+            raise Notice
+
     def stop(self) -> NoReturn:
         """End the process's work as the signal would have, after state was saved.
 
@@ -45,7 +76,18 @@ class Interrupt:
             raise KeyboardInterrupt
         raise SystemExit(128 + self.signal)
 
+    @contextlib.contextmanager
+    def _mode(self, *, prompt: bool) -> Iterator[None]:
+        before, self._prompt = self._prompt, prompt
+        try:
+            yield
+        finally:
+            self._prompt = before
+
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        again = self.signal is not None
         if self.signal == signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+        if self._prompt and not again:  # one notice is enough; the second finds it being saved
+            raise Notice

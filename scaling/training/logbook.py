@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import math
+import os
 import platform
 import subprocess
 import time
@@ -23,8 +24,8 @@ from scaling.study.plan import RunPlan
 from scaling.study.record import (
     FINISHED,
     RunRecord,
-    read_metrics,
     read_record,
+    salvage_metrics,
     write_atomic,
     write_record,
 )
@@ -66,10 +67,7 @@ class Logbook:
                 started_at=before.started_at, resumes=before.resumes, seconds=before.seconds,
                 parent=before.parent, parent_tokens=before.parent_tokens, parent_seconds=before.parent_seconds,
             )  # fmt: skip
-        write_atomic(
-            self.folder / "config.yaml",
-            yaml.safe_dump(plan.config.to_dict(), sort_keys=False, allow_unicode=True),
-        )
+        self._write_config()
         self.refresh(now=True)
 
     def describe(self, engine: Engine, data: TokenData) -> None:
@@ -97,13 +95,14 @@ class Logbook:
 
         A run that just left a trunk in this process has its rows and tracker already.
         """
-        if self.opened:
+        if self.opened and not (self.rows and self.rows[-1]["step"] > step):
             return
         self.opened = True
-        self.rows = [row for row in read_metrics(self.folder) if row["step"] <= step]
-        write_atomic(
-            self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows)
-        )
+        rows, damaged = salvage_metrics(self.folder)
+        self.rows = [row for row in rows if row["step"] <= step]
+        self._write_rows()
+        if damaged:
+            self.warn(f"metrics.jsonl: {damaged} damaged lines are left out")
         if step:
             self.record = self.record.replace(resumes=self.record.resumes + 1)
             self.note(f"continued from step {step} of {self.plan.steps}")
@@ -116,8 +115,12 @@ class Logbook:
         """Append a metrics row; what is null or not finite is left out."""
         row = {k: v for k, v in row.items() if v is not None and math.isfinite(v)}
         self.rows.append(row)
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        else:
+            self._write_again()
         if self.tracker:
             self.tracker.log(row)
         self.refresh(step=row["step"], tokens=row["tokens"], seconds=row["seconds"])
@@ -136,8 +139,37 @@ class Logbook:
     def note(self, text: str) -> None:
         """Keep a remark of soft trouble: in `notes.log` beside the record, and as a log message."""
         log.info("%s: %s", self.plan.run_id, text)
+        self._keep(text)
+
+    def warn(self, *texts: str) -> None:
+        """Keep remarks that whoever watches should see."""
+        for text in texts:
+            log.warning("%s: %s", self.plan.run_id, text)
+            self._keep(text)
+
+    def sync(self) -> None:
+        """Bring the rows to disk, so that a power cut leaves none missing before a checkpoint."""
+        with contextlib.suppress(FileNotFoundError), open(self.folder / "metrics.jsonl", "rb") as file:
+            os.fsync(file.fileno())
+
+    def _keep(self, text: str) -> None:
         with open(self.folder / "notes.log", "a", encoding="utf-8") as file:
             file.write(f"{utc_now()} {text}\n")
+
+    def _write_config(self) -> None:
+        text = yaml.safe_dump(self.plan.config.to_dict(), sort_keys=False, allow_unicode=True)
+        write_atomic(self.folder / "config.yaml", text)
+
+    def _write_rows(self) -> None:
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        write_atomic(self.folder / "metrics.jsonl", text)
+
+    def _write_again(self) -> None:
+        """Write all that is known, after somebody has deleted the folder under the run."""
+        self._write_rows()
+        self._write_config()
+        self.refresh(now=True)
+        self.warn("its files were deleted while it trained; they are written again from memory")
 
     def evaluated(self, result: Evaluation) -> None:
         """Take the final evaluation into the record."""

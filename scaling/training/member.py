@@ -46,6 +46,7 @@ class Member:
         self.eval_steps = eval_points(plan.steps, plan.config.train.evals)
         self.loss_sum = torch.zeros((), dtype=torch.float32, device=engine.device)
         self.reason: str | None = None  # why it diverged
+        self.ended = False  # nothing is left to do for it in this process
         # on a CPU a batch is 1 % of a step, and the core is busy
         self._ahead = Ahead(self._read, pin=True) if engine.device.type == "cuda" else None
         self.restore(Progress(run_hash=self.identity))
@@ -134,7 +135,8 @@ class Member:
     def save(
         self, tensors: Mapping[str, Tensor], *, shared: Mapping[str, dict] | None = None
     ) -> None:
-        """Write a checkpoint and say so in the record."""
+        """Write a checkpoint and say so in the record; the rows before it are on disk first."""
+        self.book.sync()
         save_checkpoint(self.plan.folder, tensors, self.progress(shared))
         self.refresh()
 
@@ -157,14 +159,20 @@ class Member:
         self.book.evaluated(result)
         too_high = math.log(self.plan.shape.vocab) + DIVERGED_ABOVE
         if not result.loss < too_high:
-            return self.book.end(
+            return self.close(
                 "diverged",
                 f"final validation loss {result.loss:.3g} is above {too_high:.3g}, worse than uniform guessing. Lower optim.lr_scale.",
             )
         if self.plan.config.train.keep_checkpoint:
             save_weights(self.plan.folder, tensors)
-        record = self.book.end("done")
+        record = self.close("done")
         remove_checkpoints(self.plan.folder)
+        return record
+
+    def close(self, status: str, reason: str | None = None) -> RunRecord:
+        """Write the last word on the run; what comes after it can no longer change it."""
+        record = self.book.end(status, reason)
+        self.ended = True
         return record
 
     def _where(self) -> dict[str, Any]:

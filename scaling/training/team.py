@@ -6,8 +6,10 @@ begins; slots of one learner are a stack of models of one shape, each with its o
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -40,7 +42,11 @@ class Team:
         self.learner, self.engine = learner, engine
         self.slots = [list(slot) for slot in slots]
         self.step = 0
+        self.half_done = False  # within a step: weights are neither old nor new
+        self.prompt: Callable[[], AbstractContextManager] = contextlib.nullcontext
         self._scores: dict[int, Evaluation] = {}  # of this step, by slot
+        self._first = True
+        self._saved_step = -1
         self._mark = self._saved = time.perf_counter()
 
     @property
@@ -62,8 +68,9 @@ class Team:
                 lambda tensors, number=number: self.learner.load(number, tensors),  # type: ignore[misc]
                 run_hash=head.identity,
             )
-            for problem in problems:
-                head.book.note(problem)
+            head.book.warn(*problems)
+            if problems and progress.step == 0:
+                head.book.warn("none of its checkpoints can be used; it starts again from the first step")
             if head.plan.source is not None and progress.step == 0:
                 self.learner.load(number, starting_tensors(head.plan.source, head.plan.shape))
             head.restore(progress)
@@ -97,6 +104,8 @@ class Team:
         """Write a checkpoint of every slot, with the counters of all who share it."""
         self._lap(training=True)
         for number, slot in enumerate(self.slots):
+            if all(m.ended for m in slot):
+                continue
             head, *others = [m for m in slot if m.reason is None] or slot
             if head.reason is None and self.learner.is_finite(number):  # else it ends at a row
                 shared = {m.plan.run_id: _counters(m) for m in others}
@@ -104,25 +113,23 @@ class Team:
             for member in slot:
                 member.refresh()
         self._lap(training=False)
-        self._saved = time.perf_counter()
+        self._saved, self._saved_step = time.perf_counter(), self.step
+
+    def save_if_whole(self) -> None:
+        """Write checkpoints before the process ends, unless a step is half done or they are there."""
+        if not self.half_done and self._saved_step != self.step and self.step > 0:
+            self.save()
 
     def finish(self) -> None:
         """Evaluate those that reached their end and close every book that is still open here."""
         for number, slot in enumerate(self.slots):
             for member in slot:
                 if member.reason is not None:
-                    member.book.end("diverged", member.reason)
+                    member.close("diverged", member.reason)
                 else:
                     self._validate(number, [member])
                     self._score_sets(number, member)
                     member.finish(self._scores[number], self.learner.tensors(number))
-
-    def interrupt(self, why: str) -> None:
-        """Save everything and leave the records open."""
-        self.save()
-        for member in self.members:
-            reason = f"interrupted by {why} at step {member.step}; start it again to go on"
-            member.book.end("running", reason)
 
     def _take_step(self) -> list[Tensor]:
         """Do one optimiser step in every slot; returns gradient norms before clipping."""
@@ -133,23 +140,37 @@ class Team:
             inputs, targets = (part[None] for part in batches[0])
         else:
             inputs, targets = (np.stack(parts) for parts in zip(*batches, strict=True))
-        try:
-            losses, norms = self.learner.learn(inputs, targets, lr=rates)
-        except torch.OutOfMemoryError as error:
-            raise TrainError(self._too_large()) from error
+        self.half_done = True
+        # before the first step ends nothing is new, and it may compile for a minute
+        with self.prompt() if self._first else contextlib.nullcontext():
+            losses, norms = self._learn(inputs, targets, rates)
+        self._first = False
         for slot, loss in zip(self.slots, losses.unbind(), strict=True):
             for member in slot:
                 member.count(loss)
         self.step += 1
+        self.half_done = False
         self._scores = {}
         return list(norms.unbind())
 
+    def _learn(
+        self, inputs: np.ndarray, targets: np.ndarray, rates: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        try:
+            return self.learner.learn(inputs, targets, lr=rates)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainError(self._too_large()) from error
+
     def _too_large(self) -> str:
-        plan = self.slots[0][0].plan
+        plan, where = self.slots[0][0].plan, self.engine.device
         if len(self.slots) > 1:
-            return f"{plan.run_id}: out of device memory with {len(self.slots)} runs in one program. Set train.stack=1."
-        half = max(1, self.engine.micro_seqs // 2) * plan.shape.context
-        return f"{plan.run_id}: out of device memory. Set train.micro_batch_tokens={half}."
+            return f"{plan.run_id}: out of memory on {where} with {len(self.slots)} runs in one program. Set train.stack=1."
+        if self.engine.micro_seqs == 1:
+            return f"{plan.run_id}: out of memory on {where} with one sequence at a time. Set train.recompute=true, or free some memory."
+        half = self.engine.micro_seqs // 2 * plan.shape.context
+        return f"{plan.run_id}: out of memory on {where}. Set train.micro_batch_tokens={half}."
 
     def _write_rows(self, norms: Sequence[Tensor]) -> None:
         due = [(n, m) for n, m in self._numbered() if self.step in m.row_steps]
@@ -169,24 +190,26 @@ class Team:
         """Score the weights of a slot, once per step, and write a row for each member."""
         self._lap(training=True)
         if number not in self._scores:
-            self._scores[number] = evaluate(
-                self.learner.module(number),
-                members[0].data,
-                context=members[0].plan.shape.context,
-                autocast=self.engine.autocast,
-            )
+            with self.prompt():
+                self._scores[number] = evaluate(
+                    self.learner.module(number),
+                    members[0].data,
+                    context=members[0].plan.shape.context,
+                    autocast=self.engine.autocast,
+                )
         self._lap(training=False)
         for member in members:
             member.write_evaluation(self._scores[number])
 
     def _score_sets(self, number: int, member: Member) -> None:
         """Score the further validation sets of a run that has reached its end."""
-        values = evaluate_sets(
-            self.learner.module(number),
-            member.data.sets,
-            context=member.plan.shape.context,
-            autocast=self.engine.autocast,
-        )
+        with self.prompt():
+            values = evaluate_sets(
+                self.learner.module(number),
+                member.data.sets,
+                context=member.plan.shape.context,
+                autocast=self.engine.autocast,
+            )
         self._lap(training=False)
         member.write_sets(values)
 
@@ -211,6 +234,14 @@ class Team:
         for member in self.members:
             member.add_time((now - self._mark) / len(self.slots), training=training)
         self._mark = now
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is used up: torch has a type for GPUs, a text for CPUs."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "bad_alloc" in text)
 
 
 def _counters(member: Member) -> dict[str, float]:

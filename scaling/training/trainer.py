@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling.study.errors import DataError, ScalingError, TrainError
+from scaling.study.errors import BusyError, DataError, ScalingError, TrainError
 from scaling.study.plan import RunPlan
 from scaling.study.record import RunRecord, check_writable, read_record
+from scaling.training.checkpoint import remove_parts
 from scaling.training.claim import Claim
 from scaling.training.data import TokenData, prepare
 from scaling.training.device import Engine, choose_engine
 from scaling.training.distributed import DistributedLearner, check_rows, follow
-from scaling.training.interrupt import Interrupt
+from scaling.training.interrupt import Interrupt, Notice
 from scaling.training.learner import Learner
 from scaling.training.lineup import line_up
 from scaling.training.logbook import Logbook, OnProgress, finished_record
@@ -73,12 +74,17 @@ def train_together(
         if world is not None and not world.first:
             return follow(world)
         # 2. everything that can be taken, then team after team
-        job = Job(on_progress, world)
-        for plan in plans:
-            job.take(plan, stack)
-        job.run()
+        interrupt = stack.enter_context(Interrupt())
+        job = Job(interrupt, on_progress, world)
+        try:
+            for plan in plans:
+                job.take(plan, stack)
+            job.run()
+        except Notice:
+            job.leave()
+            interrupt.stop()
         if job.errors:
-            raise next(iter(job.errors.values()))
+            raise job.first_error()
         records = [read_record(plan.folder) for plan in plans]
         if world is not None:
             world.result = records
@@ -88,8 +94,14 @@ def train_together(
 class Job:
     """What one process trains, one team after another."""
 
-    def __init__(self, on_progress: OnProgress | None = None, world: World | None = None) -> None:
-        self.on_progress, self.world = on_progress, world
+    def __init__(
+        self,
+        interrupt: Interrupt,
+        on_progress: OnProgress | None = None,
+        world: World | None = None,
+    ) -> None:
+        self.interrupt, self.on_progress, self.world = interrupt, on_progress, world
+        self.books: list[Logbook] = []
         self.claims: dict[str, Claim] = {}
         self.members: list[Member] = []  # not finished
         self.errors: dict[str, Exception] = {}
@@ -107,8 +119,10 @@ class Job:
             if finished_record(plan.folder) is not None:
                 return
             self.claims[plan.run_id] = claim
+            remove_parts(plan.folder)
             # 3. its book, and all that may be wrong with its data or this machine
             book = Logbook(plan, on_progress=self.on_progress)
+            self.books.append(book)
             with self._recording(plan.folder, plan, book):
                 if claim.taken_over:
                     book.note(claim.taken_over)
@@ -120,19 +134,39 @@ class Job:
     def run(self) -> None:
         """Train team after team until every member has an end."""
         while self.members:
-            slots = line_up(self.members)
-            if self.world is not None:  # processes are not for models so small that they stack
-                slots = slots[:1]
+            slots: list[Slot] = [self.members]
+            team = None
             try:
+                slots = line_up(self.members)
+                if self.world is not None:  # processes are not for models so small that they stack
+                    slots = slots[:1]
                 team = self._team(slots)
                 if not team.load():  # a checkpoint was damaged: they are no longer in step
                     team = self._team(slots[:1])
                     team.load()
                 self._train(team)
             except Exception as error:
-                self._fail(slots, error)
+                stopped = slots if team is None else team.slots
+                self._fail([m for slot in stopped for m in slot], error)
+                self.interrupt.check()
                 if self.world is not None:  # the others may wait in the middle of a step
                     return
+            self.members = [m for m in self.members if not m.ended]
+
+    def first_error(self) -> Exception:
+        """Return what to raise: that a run is another process's only if nothing else is wrong."""
+        return min(self.errors.values(), key=lambda error: isinstance(error, BusyError))
+
+    def leave(self) -> None:
+        """Say in the records that are still open what ended this process."""
+        assert self.interrupt.signal is not None
+        for book in self.books:
+            if book.record.status == "running":
+                step = f" at step {book.record.steps}" if book.record.steps else ""
+                book.end(
+                    "running",
+                    f"interrupted by {self.interrupt.signal.name}{step}; start it again to go on",
+                )
 
     def _member(self, plan: RunPlan, book: Logbook) -> Member:
         engine = self._engine(plan)
@@ -168,27 +202,33 @@ class Job:
 
     def _train(self, team: Team) -> None:
         """Take a team to its end; members that branch off stay for a later team."""
-        team.open_books()
-        with Interrupt() as interrupt:
-            for _ in team.steps():
-                for claim in self.claims.values():
-                    claim.beat()
-                if self.world is not None and not interrupt.signal:
-                    interrupt.signal = self.world.notice()
-                if interrupt.signal:
-                    team.interrupt(interrupt.signal.name)
-                    interrupt.stop()
-        ended = [m for slot in team.slots for m in slot]
-        team.finish()
-        self.members = [m for m in self.members if m not in ended]
+        if self.world is None:  # several processes have to stay in step
+            team.prompt = self.interrupt.prompt
+        with self.interrupt.deferred():
+            team.open_books()
+            try:
+                for _ in team.steps():
+                    for claim in self.claims.values():
+                        claim.beat()
+                    if self.world is not None and not self.interrupt.signal:
+                        self.interrupt.signal = self.world.notice()
+                    self.interrupt.check()
+                team.finish()
+            except (Notice, DataError):  # not the fault of what was trained
+                team.save_if_whole()
+                raise
 
-    def _fail(self, slots: Sequence[Slot], error: Exception) -> None:
-        """Record an error with every run of a team and go on with the others."""
-        for member in (m for slot in slots for m in slot):
-            with contextlib.suppress(OSError):  # on a full disk even this may fail
-                member.book.end("failed", f"{type(error).__name__}: {error}")
+    def _fail(self, members: Sequence[Member], error: Exception) -> None:
+        """Record an error with every run that it stopped, and go on with the others.
+
+        Runs of the team that had ended, or had left it, are not touched.
+        """
+        for member in (m for m in members if not m.ended):
+            member.ended = True
+            if not self.claims[member.plan.run_id].lost:
+                with contextlib.suppress(OSError):  # on a full disk even this may fail
+                    member.book.end("failed", f"{type(error).__name__}: {error}")
             self.errors[member.plan.run_id] = _explained(error, member.plan.folder)
-            self.members.remove(member)
 
     @contextlib.contextmanager
     def _recording(self, folder: Path, plan: RunPlan, book: Logbook | None) -> Iterator[None]:
