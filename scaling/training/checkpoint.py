@@ -64,7 +64,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Progr
         _write(path, tensors, values)
     except OSError as error:
         older = [p for p in list_checkpoints(folder) if p < path][1:]
-        if error.errno not in FULL and "os error 28" not in str(error) or not older:
+        if (error.errno not in FULL and "os error 28" not in str(error)) or not older:
             raise
         _unlink(older)  # one is enough to go on from; its room may do
         _write(path, tensors, values)

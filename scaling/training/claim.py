@@ -189,7 +189,11 @@ def _is_renewed(path: Path, holder: dict) -> bool:
     end = time.monotonic() + WATCH
     while time.monotonic() < end:
         now = _read(path)
-        if now is None or now["token"] != holder["token"] or now["heartbeat"] != holder["heartbeat"]:
+        if (
+            now is None
+            or now["token"] != holder["token"]
+            or now["heartbeat"] != holder["heartbeat"]
+        ):
             return now is not None
         time.sleep(0.2)
     return False

@@ -149,7 +149,10 @@ class Logbook:
 
     def sync(self) -> None:
         """Bring the rows to disk, so that a power cut leaves none missing before a checkpoint."""
-        with contextlib.suppress(FileNotFoundError), open(self.folder / "metrics.jsonl", "rb") as file:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(self.folder / "metrics.jsonl", "rb") as file,
+        ):
             os.fsync(file.fileno())
 
     def _keep(self, text: str) -> None:

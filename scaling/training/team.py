@@ -70,7 +70,9 @@ class Team:
             )
             head.book.warn(*problems)
             if problems and progress.step == 0:
-                head.book.warn("none of its checkpoints can be used; it starts again from the first step")
+                head.book.warn(
+                    "none of its checkpoints can be used; it starts again from the first step"
+                )
             if head.plan.source is not None and progress.step == 0:
                 self.learner.load(number, starting_tensors(head.plan.source, head.plan.shape))
             head.restore(progress)
@@ -241,7 +243,9 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "bad_alloc" in text)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "bad_alloc" in text
+    )
 
 
 def _counters(member: Member) -> dict[str, float]:
