@@ -14,6 +14,7 @@ from scaling.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     load_weights,
+    peek_checkpoint,
     save_checkpoint,
     save_weights,
 )
@@ -130,3 +131,14 @@ def test_run_without_kept_weights_leaves_no_checkpoint(tmp_path):
     )
     assert train(plan).status == "done"
     assert list((plan.folder / "checkpoint").iterdir()) == []
+
+
+@pytest.mark.parametrize("progress", ["{", "5", '{"run_hash": "a", "years": 3}'])
+def test_checkpoint_whose_counters_cannot_be_read_is_passed_over(tmp_path, progress):
+    from safetensors.torch import save_file
+
+    good = save_checkpoint(tmp_path, {"model.w": torch.ones(2)}, Progress(run_hash="a", step=1))
+    save_file({}, good.with_name("step-000000002.safetensors"), metadata={"progress": progress})
+    assert peek_checkpoint(tmp_path, run_hash="a") == Progress(run_hash="a", step=1)
+    found, problems = load_checkpoint(tmp_path, lambda tensors: None, run_hash="a")
+    assert found.step == 1 and "damaged" in problems[0]

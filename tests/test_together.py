@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from small_run import BATCH, STEPS, small_plan
 
+from scaling.study.errors import TrainError
 from scaling.study.record import read_metrics, read_record
 from scaling.training.checkpoint import list_checkpoints
 from scaling.training.trainer import train, train_together
@@ -81,26 +83,30 @@ train_together(plans_of(Path(sys.argv[1]), **{"train.checkpoint_seconds": 1e-6})
 """
 
 
-def kill_child(folder: Path, rows: int) -> None:
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A folder in which a stack was killed after 33 rows; copy it."""
+    folder = tmp_path_factory.mktemp("killed")
     here = Path(__file__).parent
     environment = os.environ | {
         "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
         "OMP_NUM_THREADS": "1",
     }
-    child = subprocess.run([sys.executable, "-c", CHILD, str(folder), str(rows)], env=environment)
+    child = subprocess.run([sys.executable, "-c", CHILD, str(folder), "33"], env=environment)
     assert child.returncode == -signal.SIGKILL
+    return folder
 
 
-def test_killed_stack_goes_on_to_the_bit(tmp_path, alone):
-    kill_child(tmp_path, 33)
+def test_killed_stack_goes_on_to_the_bit(tmp_path, alone, killed):
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     plans = plans_of(tmp_path)
     records = train_together(plans)
     assert [r.val_loss for r in records] == [a.val_loss for a, _ in alone]
     assert [numbers(p.folder) for p in plans] == [rows for _, rows in alone]
 
 
-def test_runs_of_a_killed_stack_go_on_alone_or_with_others(tmp_path, alone):
-    kill_child(tmp_path, 33)
+def test_runs_of_a_killed_stack_go_on_alone_or_with_others(tmp_path, alone, killed):
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     plans = plans_of(tmp_path)
     first = train(plans[1])
     rest = train_together([plans[0], plans[3]])
@@ -108,8 +114,8 @@ def test_runs_of_a_killed_stack_go_on_alone_or_with_others(tmp_path, alone):
     assert [r.val_loss for r in rest] == [alone[0][0].val_loss, alone[3][0].val_loss]
 
 
-def test_runs_out_of_step_after_damage_still_end_alike(tmp_path, alone):
-    kill_child(tmp_path, 33)
+def test_runs_out_of_step_after_damage_still_end_alike(tmp_path, alone, killed):
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     plans = plans_of(tmp_path)
     newest = list_checkpoints(plans[2].folder)[0]
     newest.write_bytes(newest.read_bytes()[:-64] + bytes(64))  # header whole, weights not
@@ -117,3 +123,14 @@ def test_runs_out_of_step_after_damage_still_end_alike(tmp_path, alone):
     assert [r.val_loss for r in records] == [a.val_loss for a, _ in alone]
     assert "checksum" in (plans[2].folder / "notes.log").read_text()
     assert read_record(plans[2].folder).status == "done"
+
+
+def test_finished_run_stays_finished_if_a_neighbour_in_its_stack_fails(tmp_path):
+    plans = plans_of(tmp_path, SEEDS[:2])
+    blocked = plans[1].folder / "checkpoint" / "model.safetensors"
+    blocked.mkdir(parents=True)  # where its final weights should go
+    with pytest.raises(TrainError, match="stopped by the file system"):
+        train_together(plans)
+    assert [read_record(p.folder).status for p in plans] == ["done", "failed"]
+    blocked.rmdir()
+    assert train_together(plans)[1].status == "done"

@@ -107,7 +107,10 @@ train_together(plans, on_progress=stop)
 """
 
 
-@pytest.mark.parametrize("rows", [10, 45, 63])  # on the trunk, past a branch, in a branch
+@pytest.mark.parametrize(
+    "rows",  # on the trunk, past a branch, in a branch
+    [pytest.param(10, marks=pytest.mark.slow), 45, pytest.param(63, marks=pytest.mark.slow)],
+)
 def test_trunk_killed_at_any_time_ends_like_the_undisturbed_one(tmp_path, straight, rows):
     here = Path(__file__).parent
     environment = os.environ | {
@@ -140,3 +143,33 @@ def test_one_failing_run_does_not_stop_the_others(tmp_path, straight):
         train_together([short, *plans])
     assert [read_record(p.folder).status for p in plans] == ["done"] * 3
     assert read_record(short.folder).status == "failed"
+
+
+def test_branch_that_cools_down_past_the_end_of_its_trunk_does_not_lengthen_it(tmp_path):
+    # leaves at step 92 of 132, the trunk ends at 120 and cools down from 108
+    changes = [(2, {"optim.cooldown": 0.1}), (2.2, {"optim.cooldown": 0.3})]
+    together, alone = (
+        [budget_plans(tmp_path / name, (budget,), **change)[0] for budget, change in changes]
+        for name in "ab"
+    )
+    records = train_together(together)
+    assert [r.parent for r in records] == [None, together[0].run_id]
+    assert [r.steps for r in records] == [120, 132]
+    for plan, record, other in zip(together, records, alone, strict=True):
+        assert record.val_loss == train(other).val_loss
+        assert numbers(plan.folder) == numbers(other.folder)
+
+
+def test_one_run_in_two_sweeps_is_two_records(tmp_path):
+    plans = [small_plan(tmp_path, sweep=sweep, **{"train.stack": 2}) for sweep in ("one", "two")]
+    first, second = train_together(plans)
+    assert first.run_id == second.run_id and first.val_loss == second.val_loss
+    assert numbers(plans[0].folder) == numbers(plans[1].folder)
+
+
+def test_run_with_another_kernel_takes_no_steps_of_a_trunk(tmp_path):
+    plans = [
+        *budget_plans(tmp_path, (1,), **{"train.attention": "matmul"}),
+        *budget_plans(tmp_path, (2,), **{"train.attention": "sdpa"}),
+    ]
+    assert [r.parent for r in train_together(plans)] == [None, None]

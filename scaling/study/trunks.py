@@ -56,7 +56,7 @@ def trunk_key(plan: RunPlan) -> str | None:
         asked.pop(name, None)
     for name in ("steps", "cooldown_steps"):
         resolved.pop(name)
-    return json.dumps([plan.config.sweep, asked, resolved, shape], sort_keys=True)
+    return json.dumps([str(plan.folder.parent), asked, resolved, shape], sort_keys=True)
 
 
 def find_trunks(plans: Sequence[RunPlan]) -> list[Trunk]:
@@ -70,7 +70,7 @@ def find_trunks(plans: Sequence[RunPlan]) -> list[Trunk]:
     """
     groups: dict[str, list[RunPlan]] = {}
     for plan in plans:
-        groups.setdefault(trunk_key(plan) or plan.run_id, []).append(plan)
+        groups.setdefault(trunk_key(plan) or str(plan.folder), []).append(plan)
     return [trunk for group in groups.values() for trunk in _split(group)]
 
 

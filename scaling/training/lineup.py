@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from scaling.study.plan import RunPlan
 from scaling.study.trunks import find_trunks
 from scaling.training.checkpoint import Progress, peek_checkpoint
 from scaling.training.member import Member
@@ -23,7 +26,8 @@ def line_up(members: Sequence[Member]) -> list[Slot]:
     Returns:
         Slots of one team; in each, the run that goes on longest comes first.
     """
-    standing = {m.plan.run_id: peek_checkpoint(m.plan.folder, run_hash=m.identity) for m in members}
+    # by folder: one run may be asked for in two sweeps, which keep a record each
+    standing = {m.plan.folder: peek_checkpoint(m.plan.folder, run_hash=m.identity) for m in members}
     first, *others = _slots(members, standing)
     alike = [
         first,
@@ -36,25 +40,39 @@ def line_up(members: Sequence[Member]) -> list[Slot]:
     return alike[:most]
 
 
-def _in_step(head: Member, standing: dict[str, Progress | None]) -> Hashable:
+Standing = dict[Path, Progress | None]  # the newest checkpoint of each run, by its folder
+
+
+def _in_step(head: Member, standing: Standing) -> Hashable:
     """What slots of one stack have in common: what can be stacked, where they are, where they end."""
-    progress = standing[head.plan.run_id]
+    progress = standing[head.plan.folder]
     return stack_key(head.plan, head.engine), head.plan.steps, progress.step if progress else 0
 
 
-def _slots(members: Sequence[Member], standing: dict[str, Progress | None]) -> list[Slot]:
+def _slots(members: Sequence[Member], standing: Standing) -> list[Slot]:
     """Put every member in a slot: fresh ones with the trunk they belong to."""
-    by_id = {m.plan.run_id: m for m in members}
-    own = [m for m in members if standing[m.plan.run_id] is not None]
-    slots: list[Slot] = [[m] for m in own]
-    carried: set[str] = set()
+    by_folder = {m.plan.folder: m for m in members}
+    slots: list[Slot] = [[m] for m in members if standing[m.plan.folder] is not None]
+    carried: set[Path] = set()
     for slot in slots:  # runs that were on its trunk when it was saved
-        progress = standing[slot[0].plan.run_id]
+        progress = standing[slot[0].plan.folder]
         assert progress is not None
-        joining = [r for r in progress.shared if r in by_id and standing[r] is None]
-        slot += [by_id[r] for r in joining if r not in carried]
+        saved = [slot[0].plan.folder.parent / run_id for run_id in progress.shared]
+        joining = [f for f in saved if f in by_folder and standing[f] is None and f not in carried]
+        slot += [by_folder[f] for f in joining]
         carried |= set(joining)
-    fresh = [m for m in members if standing[m.plan.run_id] is None and m.plan.run_id not in carried]
-    for trunk in find_trunks([m.plan for m in fresh]):
-        slots.append([by_id[p.run_id] for p in trunk.runs])
+    fresh: dict[Hashable, list[RunPlan]] = {}
+    for m in members:
+        if standing[m.plan.folder] is None and m.plan.folder not in carried:
+            fresh.setdefault(_arithmetic(m), []).append(m.plan)
+    for plans in fresh.values():
+        slots += [[by_folder[p.folder] for p in trunk.runs] for trunk in find_trunks(plans)]
     return slots
+
+
+def _arithmetic(member: Member) -> Hashable:
+    """What a trunk's steps are computed with and on; a branch that would take others goes alone.
+
+    Compilation aside: `auto` chooses it by the length of a run, see docs/trunks.md.
+    """
+    return replace(member.engine, compile=False, graphs=False), member.data.data_hash

@@ -90,8 +90,9 @@ class Team:
         self._mark = self._saved = time.perf_counter()
 
     def steps(self) -> Iterator[int]:
-        """Train step by step to the end of the longest member; yields after every step."""
-        last = max(m.plan.steps for m in self.members)
+        """Train step by step to the end of every slot's first member; yields after every step."""
+        # not the longest plan of all: a branch may cool down past the end of its trunk
+        last = max(slot[0].plan.steps for slot in self.slots)
         every = min(m.plan.config.train.checkpoint_seconds for m in self.members)
         while self.step < last and self.members:
             norms = self._take_step()
@@ -108,9 +109,10 @@ class Team:
         for number, slot in enumerate(self.slots):
             if all(m.ended for m in slot):
                 continue
-            head, *others = [m for m in slot if m.reason is None] or slot
-            if head.reason is None and self.learner.is_finite(number):  # else it ends at a row
-                shared = {m.plan.run_id: _counters(m) for m in others}
+            alive = [m for m in slot if m.reason is None]
+            if alive and self.learner.is_finite(number):  # else it ends at a row
+                head = max(alive, key=lambda m: m.leaves_at)
+                shared = {m.plan.run_id: _counters(m) for m in alive if m is not head}
                 head.save(self.learner.tensors(number), shared=shared)
             for member in slot:
                 member.refresh()

@@ -102,9 +102,9 @@ class Job:
     ) -> None:
         self.interrupt, self.on_progress, self.world = interrupt, on_progress, world
         self.books: list[Logbook] = []
-        self.claims: dict[str, Claim] = {}
+        self.claims: dict[Path, Claim] = {}
         self.members: list[Member] = []  # not finished
-        self.errors: dict[str, Exception] = {}
+        self.errors: dict[Path, Exception] = {}
         self._data: dict[str, TokenData] = {}
 
     def take(self, plan: RunPlan, stack: contextlib.ExitStack) -> None:
@@ -118,7 +118,7 @@ class Job:
             claim = stack.enter_context(Claim(plan.folder))
             if finished_record(plan.folder) is not None:
                 return
-            self.claims[plan.run_id] = claim
+            self.claims[plan.folder] = claim
             remove_parts(plan.folder)
             # 3. its book, and all that may be wrong with its data or this machine
             book = Logbook(plan, on_progress=self.on_progress)
@@ -225,10 +225,10 @@ class Job:
         """
         for member in (m for m in members if not m.ended):
             member.ended = True
-            if not self.claims[member.plan.run_id].lost:
+            if not self.claims[member.plan.folder].lost:
                 with contextlib.suppress(OSError):  # on a full disk even this may fail
                     member.book.end("failed", f"{type(error).__name__}: {error}")
-            self.errors[member.plan.run_id] = _explained(error, member.plan.folder)
+            self.errors[member.plan.folder] = _explained(error, member.plan.folder)
 
     @contextlib.contextmanager
     def _recording(self, folder: Path, plan: RunPlan, book: Logbook | None) -> Iterator[None]:
@@ -239,7 +239,7 @@ class Job:
             if book is not None:
                 with contextlib.suppress(OSError):
                     book.end("failed", f"{type(error).__name__}: {error}")
-            self.errors[plan.run_id] = _explained(error, folder)
+            self.errors[folder] = _explained(error, folder)
 
 
 def _explained(error: Exception, folder: Path) -> Exception:
