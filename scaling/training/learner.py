@@ -6,6 +6,7 @@ weights that learns from its own batch: one here, several in a stack of models.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ from scaling.study.shape import ModelShape
 from scaling.training.checkpoint import copy_parameters
 from scaling.training.compiling import compile_model
 from scaling.training.device import Engine
+from scaling.training.direct import Direct, suits_direct
+from scaling.training.loss import needs_chunks
 from scaling.training.model import Transformer
 from scaling.training.optim import build_optimizer, clip_gradients, set_lr
 
@@ -87,19 +90,42 @@ class Learner:
             for a in (inputs[0], targets[0])
         )
         rows, micro = len(x), self.engine.micro_seqs
-        total = torch.zeros((), device=self.engine.device)
-        for first in range(0, rows, micro):
-            part = slice(first, first + micro)
-            with self.engine.autocast():
-                loss = self.forward(x[part], y[part])
-            loss = loss * (min(micro, rows - first) / rows)
-            loss.backward()
-            total += loss.detach()
+        parts = [slice(first, first + micro) for first in range(0, rows, micro)]
+        total = self._gradients([(x[part], y[part]) for part in parts])
         norm = clip_gradients(self.parameters, self.clip)
         set_lr(self.optimizer, lr[0])
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.direct is None:  # else the next gradients overwrite these
+            self.optimizer.zero_grad(set_to_none=True)
         return total.view(1), norm.view(1)
+
+    def _gradients(self, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Book the gradients of a step's micro-batches; returns the mean loss."""
+        total = torch.zeros((), device=self.engine.device)
+        rows = sum(len(x) for x, _ in parts)
+        if self.direct is not None:
+            self.direct.begin()
+        for x, y in parts:
+            if self.direct is not None:
+                total += self.direct.learn(x, y, len(x) / rows)
+                continue
+            with self.engine.autocast():
+                loss = self.forward(x, y)
+            loss = loss * (len(x) / rows)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    @functools.cached_property
+    def direct(self) -> Direct | None:
+        """Passes without autograd, where model and engine have them."""
+        engine, shape = self.engine, self.model.shape
+        if engine.compile or engine.recompute or not suits_direct(self.model):
+            return None
+        if needs_chunks(engine.micro_seqs * shape.context, shape.vocab):
+            return None
+        bfloat16 = engine.precision == "bfloat16"
+        return Direct(self.model, torch.bfloat16 if bfloat16 else torch.float32)
 
     def module(self, slot: int) -> nn.Module:
         """Return the model in a slot, to be called as module(x, y, reduction="none")."""

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from scaling.study.parametrization import STANDARD, Parametrization
 from scaling.study.shape import ModelShape
 from scaling.training import fused
+from scaling.training.direct import Direct, suits_direct
 from scaling.training.kernels import RmsNorm, attend_matmul
 from scaling.training.loss import chunked_cross_entropy, needs_chunks
 
@@ -75,6 +76,10 @@ class Transformer(nn.Module):
             reduction: `mean` gives one number, `none` one per token [B, T].
         """
         T = tokens_BT.shape[1]
+        if targets_BT is not None and reduction == "none" and self._can_score(tokens_BT):
+            narrow = torch.is_autocast_enabled("cpu")
+            dtype = torch.get_autocast_dtype("cpu") if narrow else torch.float32
+            return Direct(self, dtype).score(tokens_BT, targets_BT)
         x_BTD = self.embedding(tokens_BT)
         if self.position is not None:
             x_BTD = x_BTD + self.position[:T]
@@ -101,6 +106,11 @@ class Transformer(nn.Module):
             logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction=reduction
         )
         return loss if reduction == "mean" else loss.view_as(targets_BT)
+
+    def _can_score(self, tokens_BT: Tensor) -> bool:
+        """Whether losses without gradients can be taken without autograd."""
+        quiet = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return quiet and tokens_BT.is_cpu and type(self) is Transformer and suits_direct(self)
 
     @torch.no_grad()
     def init_weights(self, seed: int, parametrization: Parametrization = STANDARD) -> Transformer:

@@ -600,8 +600,9 @@ void act_backward(const E *gate, const E *up, const E *grad, E *dgate, E *dup, i
     }
     __m512 share = sigmoid(in);
     if (up) {
+      __m512 by = Kind<E>::load(up + at, m);  // before dup, which may be the same memory
       Kind<E>::store(dup + at, m, _mm512_mul_ps(g, _mm512_mul_ps(x, share)));
-      g = _mm512_mul_ps(g, Kind<E>::load(up + at, m));
+      g = _mm512_mul_ps(g, by);
     }
     // d(x s) = s + x s (1 - s) slope
     __m512 bend = _mm512_mul_ps(_mm512_mul_ps(x, slope), _mm512_sub_ps(one, share));
