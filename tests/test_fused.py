@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from scaling.study.config import ModelConfig, TrainConfig
+from scaling.study.errors import ConfigError
 from scaling.study.shape import resolve_shape
 from scaling.training import fused, native
 from scaling.training.cpu import keep_freed_memory
@@ -243,3 +244,34 @@ def test_without_a_compiler_the_engine_takes_torchs_kernels(tmp_path):
 def test_freed_memory_is_kept_once_the_engine_is_chosen():
     # glibc says yes to all three settings; elsewhere nothing is set and nothing breaks
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+def test_cpu_without_bfloat16_products_takes_torchs_kernels_for_them(monkeypatch):
+    from scaling.training import device
+
+    monkeypatch.setattr(device, "is_available", lambda dtype: dtype == torch.float32)
+    shape = resolve_shape(ModelConfig(layers=2, width=48, heads=4, context=64), vocab=61)
+    asked = TrainConfig(device="cpu", precision="bfloat16")
+    assert choose_engine(shape, batch_seqs=4, train=asked).attention == "matmul"
+    asked = TrainConfig(device="cpu", precision="float32")
+    assert choose_engine(shape, batch_seqs=4, train=asked).attention == "native"
+
+
+def test_native_kernels_are_refused_with_torch_compile():
+    shape = resolve_shape(ModelConfig(layers=2, width=48, heads=4, context=64), vocab=61)
+    asked = TrainConfig(device="cpu", attention="native", compile=True)
+    with pytest.raises(ConfigError, match="train.compile=false"):
+        choose_engine(shape, batch_seqs=4, train=asked)
+
+
+def test_model_cast_to_bfloat16_gives_the_loss_of_torchs_kernels():
+    shape = resolve_shape(
+        ModelConfig(layers=2, width=48, heads=4, context=64, position="learned"), vocab=61
+    )
+    tokens = torch.randint(61, (4, 64), generator=torch.Generator().manual_seed(0))
+    losses = [
+        Transformer(shape, attention=kind).init_weights(0).bfloat16()(tokens, tokens).float()
+        for kind in ("native", "sdpa")
+    ]
+    # sums in two orders, rounded to 8 bits along the way
+    torch.testing.assert_close(*losses, rtol=1e-2, atol=0)

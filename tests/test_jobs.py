@@ -118,3 +118,9 @@ def test_seeds_of_one_shape_are_one_job_where_a_stack_is_faster():
     assert [len(j.plans) for j in arrange_jobs(points, workers=2)] == [4, 4]  # no worker waits
     alone = unique_plans(compose_sweep([*small, "seed=0,1", "train.stack=1"]).points)
     assert len(arrange_jobs(alone)) == 2
+
+
+def test_runs_for_a_machine_that_is_not_this_one_are_jobs_of_their_own():
+    sweep = ["model.params=10k", "budget.tokens=50k", "model.context=64", "seed=0,1"]
+    plans = compose_sweep([*sweep, "train.device=cuda:7"]).points
+    assert [len(job.plans) for job in arrange_jobs(unique_plans(plans))] == [1, 1]

@@ -11,6 +11,7 @@ from small_run import small_plan
 from scaling.study.config import RunConfig, TrainConfig
 from scaling.study.errors import ConfigError, TrainError
 from scaling.study.shape import ModelShape, count_params
+from scaling.training import device
 from scaling.training.device import choose_engine
 from scaling.training.learner import Learner
 from scaling.training.memory import STATE_BYTES, fit_memory, memory_estimate
@@ -115,3 +116,14 @@ def test_recompute_and_parallel_leave_the_run_the_same_run(tmp_path):
     plan = small_plan(tmp_path)
     other = small_plan(tmp_path, **{"train.recompute": True, "train.parallel": "fsdp"})
     assert plan.hash == other.hash and dataclasses.replace(plan, config=other.config) == other
+
+
+def test_files_in_the_cache_of_a_container_count_as_free(tmp_path, monkeypatch):
+    for name, text in {
+        "max": "8000", "current": "7500", "stat": "anon 1500\nfile 6000\ninactive_file 3000\nactive_file 2500\n",
+    }.items():  # fmt: skip
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(device, "CGROUP", tmp_path)
+    assert device.available_memory(torch.device("cpu")) == 8000 - 7500 + 5500
+    (tmp_path / "memory.max").write_text("max")
+    assert device.available_memory(torch.device("cpu")) > GIB

@@ -10,6 +10,7 @@ from typing import Any
 
 from scaling.cli.compose import Point, as_override
 from scaling.study.config import RunConfig, config_values
+from scaling.study.errors import ConfigError, TrainError
 from scaling.study.plan import RunPlan
 from scaling.study.trunks import Trunk, branch_step, find_trunks
 
@@ -78,7 +79,12 @@ def _stack_size(trunks: Sequence[Trunk], *, fewest: int) -> int:
     from scaling.training.device import choose_engine
     from scaling.training.stack import choose_stack
 
-    engine = choose_engine(plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train)
+    try:
+        engine = choose_engine(
+            plan.shape, batch_seqs=plan.batch_seqs, train=plan.config.train, tokens=plan.tokens
+        )
+    except (ConfigError, TrainError):
+        return 1  # what a launcher's machines cannot do the runs will say; this may not be one
     size = choose_stack(
         plan.shape,
         engine,

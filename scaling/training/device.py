@@ -48,6 +48,9 @@ PEAK_FLOPS = {
 }  # fmt: skip
 
 
+CGROUP = Path("/sys/fs/cgroup")
+
+
 @dataclass(frozen=True)
 class Engine:
     """How one run executes, all choices made."""
@@ -127,12 +130,7 @@ def choose_engine(
     # 1. how much at once, by the memory of the larger of the kernels that may be chosen
     short = device.type == "cpu" and shape.context <= MATMUL_CONTEXT
     attention = train.attention
-    compiled = attention == "native" or (
-        attention == "auto"
-        and device.type == "cpu"
-        and train.compile is not True
-        and is_available()
-    )
+    compiled = attention == "native" or (attention == "auto" and _likes_native(device, train))
     larger = ("matmul" if short else "sdpa") if attention == "auto" else attention
     if compiled:
         larger = "native"
@@ -150,7 +148,7 @@ def choose_engine(
         precision = "bfloat16" if _likes_bfloat16(device, flops) else "float32"
     if compiled:
         attention = "native"
-        _check_native(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        _check_native(device, train, torch.bfloat16 if precision == "bfloat16" else torch.float32)
     elif attention == "auto":
         plain = short and (precision == "bfloat16" or shape.head_size < MATMUL_HEAD_SIZE)
         attention = "matmul" if plain else "sdpa"
@@ -166,7 +164,23 @@ def choose_engine(
     )  # fmt: skip
 
 
-def _check_native(device: torch.device, dtype: torch.dtype) -> None:
+def _likes_native(device: torch.device, train: TrainConfig) -> bool:
+    """Whether our kernels can be had for every precision that may be chosen."""
+    narrow = train.precision == "bfloat16" or (
+        train.precision == "auto" and _likes_bfloat16(device, math.inf)
+    )
+    kinds = [torch.bfloat16] * narrow + [torch.float32] * (train.precision != "bfloat16")
+    return device.type == "cpu" and train.compile is not True and all(map(is_available, kinds))
+
+
+def _check_native(device: torch.device, train: TrainConfig, dtype: torch.dtype) -> None:
+    if (
+        train.compile is True
+    ):  # a traced model takes torch's kernels, and the record would not say so
+        raise ConfigError(
+            "train.attention: native kernels are compiled already; they cannot be had with train.compile=true. "
+            "Set train.compile=false or train.attention=auto."
+        )
     if device.type != "cpu" or not is_available(dtype):
         raise ConfigError(
             f"train.attention: native kernels for {str(dtype).removeprefix('torch.')} need a CPU with AVX-512 and a C++ compiler, and "
@@ -177,7 +191,9 @@ def _check_native(device: torch.device, dtype: torch.dtype) -> None:
 def available_memory(device: torch.device) -> float:
     """Return the bytes that are free for this process; infinite where it cannot be known."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        # what torch keeps of runs that ended in this process is free too
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     if device.type != "cpu":
         return math.inf
     return min(_free_by_meminfo(), _free_by_cgroup())
@@ -228,9 +244,15 @@ def _free_by_meminfo() -> float:
 def _free_by_cgroup() -> float:
     """Memory limit of a container or Slurm job less what it uses (cgroup v2)."""
     try:
-        limit, used = (
-            Path(f"/sys/fs/cgroup/memory.{n}").read_text().strip() for n in ("max", "current")
+        limit, used, stat = (
+            (CGROUP / f"memory.{n}").read_text().strip() for n in ("max", "current", "stat")
         )
-        return math.inf if limit == "max" else float(limit) - float(used)
+        # files that were read count as used until their room is wanted
+        cached = sum(
+            float(line.split()[1])
+            for line in stat.splitlines()
+            if line.startswith(("active_file ", "inactive_file "))
+        )
+        return math.inf if limit == "max" else float(limit) - float(used) + cached
     except (OSError, ValueError):
         return math.inf

@@ -88,7 +88,7 @@ class Transformer(nn.Module):
         turn_TQ2 = None if self.turn_TQ2 is None else self.turn_TQ2[:T]
         for block in self.blocks:
             x_BTD = block(x_BTD, turn_TQ2)
-        native = self.native and _suits_native(x_BTD)
+        native = self.native and _suits_native(x_BTD, stream=True)
         h_BTD = _add_norm(x_BTD, None, self.norm)[1] if native else self.norm(x_BTD)
         large = needs_chunks(tokens_BT.numel(), self.shape.vocab)
         if targets_BT is not None and reduction == "mean" and large:
@@ -173,7 +173,7 @@ class Block(nn.Module):
         return self._add(x_BTD, turn_TQ2)
 
     def _add(self, x_BTD: Tensor, turn_TQ2: Tensor | None) -> Tensor:
-        if self.native and _suits_native(x_BTD):
+        if self.native and _suits_native(x_BTD, stream=True):
             x_BTD, h_BTD = _add_norm(x_BTD, None, self.attention_norm)
             x_BTD, h_BTD = _add_norm(x_BTD, self.attention(h_BTD, turn_TQ2), self.ffn_norm)
             return x_BTD + self.ffn(h_BTD)
@@ -275,13 +275,13 @@ def _writer(inputs: int, outputs: int, bias: bool) -> nn.Linear:
     return linear
 
 
-def _suits_native(x: Tensor) -> bool:
-    """Whether the compiled kernels take this tensor: on the CPU, not float64, not being traced."""
-    return (
-        x.is_cpu
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and not torch.compiler.is_compiling()
-    )
+def _suits_native(x: Tensor, *, stream: bool = False) -> bool:
+    """Whether the compiled kernels take this tensor: on the CPU, not float64, not being traced.
+
+    The residual stream must be float32; that of a model cast to bfloat16 is not.
+    """
+    kinds = (torch.float32,) if stream else (torch.float32, torch.bfloat16)
+    return x.is_cpu and x.dtype in kinds and not torch.compiler.is_compiling()
 
 
 def _add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:

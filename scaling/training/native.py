@@ -52,8 +52,10 @@ _KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 def is_available(dtype: torch.dtype = torch.float32) -> bool:
     """Return whether the kernels can be used here for a kind of number; builds them if need be."""
-    narrow = dtype == torch.bfloat16 and "avx512_bf16" not in cpu_flags()
-    return dtype in _KINDS and not narrow and _library() is not None
+    if dtype not in _KINDS or (dtype == torch.bfloat16 and "avx512_bf16" not in cpu_flags()):
+        return False
+    # an older compiler builds the library without bfloat16, whatever the CPU can do
+    return hasattr(_library(), f"attention_forward_{_KINDS[dtype]}")
 
 
 @dataclasses.dataclass(frozen=True)
