@@ -281,3 +281,31 @@ def test_tokens_of_a_generated_text_source_are_bytes(tmp_path):
     ngram = DataConfig(source="ngram")
     assert save_tokenizer(ngram, tmp_path, context=32, data_hash=None) == 0
     assert transformers.AutoTokenizer.from_pretrained(tmp_path)("ab")["input_ids"] == [97, 98]
+
+
+def test_current_folder_is_never_the_one_written(exported, tmp_path, monkeypatch):
+    plan, _ = exported
+    run = plan.folder.absolute()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="where you are"):
+        export_run(run, ".")
+
+
+def test_replaced_folder_comes_back_if_the_new_one_cannot_take_its_place(
+    exported, tmp_path, monkeypatch
+):
+    plan, folder = exported
+    target = tmp_path / "model"
+    shutil.copytree(folder, target)
+    rename = os.rename
+
+    def refuse(source, to):
+        if str(to) == str(target) and ".part-" in str(source):
+            raise OSError("the share is gone")
+        rename(source, to)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(OSError, match="the share is gone"):
+        export_run(plan.folder, target, overwrite=True)
+    assert (target / "config.json").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]

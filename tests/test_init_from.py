@@ -265,6 +265,11 @@ def test_weights_in_several_files_are_one_model(tmp_path, either):
     (tmp_path / "b.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"b.safetensors: not there"):
         open_pretrained(tmp_path)
+    for elsewhere in ({}, {"x": "../a.safetensors"}, {"x": "/etc/a.safetensors"}):
+        text = json.dumps({"weight_map": elsewhere})
+        (tmp_path / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(CheckpointError, match="its own folder"):
+            open_pretrained(tmp_path)
 
 
 def test_heads_of_any_size_come_along(tmp_path):

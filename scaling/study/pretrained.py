@@ -119,7 +119,13 @@ def _hub_files(path: Path) -> tuple[Path, ...]:
             f"{path / HUB_WEIGHTS}: not there. Weights are read from safetensors only, since a .bin may run code; "
             "save the model again with save_pretrained(..., safe_serialization=True)."
         )
-    names = sorted(set(_read_json(path / HUB_INDEX)["weight_map"].values()))
+    names = sorted(
+        set(map(str, dict(_read_json(path / HUB_INDEX).get("weight_map") or {}).values()))
+    )
+    if not names or any(Path(n).name != n for n in names):
+        raise CheckpointError(
+            f"{path / HUB_INDEX}: names no files of its own folder. Save the model again with save_pretrained."
+        )
     missing = [n for n in names if not (path / n).is_file()]
     if missing:
         raise CheckpointError(

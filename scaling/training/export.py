@@ -111,6 +111,10 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
     Raises:
         ConfigError: a file is there, or a folder that is not empty and may not be replaced.
     """
+    if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise ConfigError(
+            f"{folder}: is where you are, and a whole folder is written. Name another."
+        )
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file. Name another folder.")
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -134,7 +138,12 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
         yield part
         if folder.is_dir():
             os.rename(folder, old)
-        os.rename(part, folder)
+        try:
+            os.rename(part, folder)
+        except OSError:
+            if old.is_dir():
+                os.rename(old, folder)
+            raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
