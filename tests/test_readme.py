@@ -9,11 +9,14 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from small_run import small_plan
 
 from scaling.analysis.data.simulation import isoflop_grid, simulate
 from scaling.analysis.laws import CHINCHILLA
 from scaling.cli import main
 from scaling.cli.compose import compose_fit
+from scaling.training.export import export_run
+from scaling.training.trainer import train_together
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -21,7 +24,8 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("resul
 SAMPLE = ROOT / "results" / "sample"
 
 CHEAP = ("plan", "status", "fit", "plot", "report", "next", "keys")  # run; the others train
-READERS = ("fit", "plot", "report", "next", "audit")  # these need the sweep's results
+READERS = ("fit", "plot", "report", "next", "audit", "noise")  # these need the sweep's results
+WEIGHTS = ("export", "evaluate")  # these need a run's kept weights
 QUICK = ["laws=chinchilla", "objectives=huber_log", "outliers=none"]  # a small audit
 
 
@@ -52,8 +56,38 @@ def workplace(tmp_path, monkeypatch):
     theirs = {"n_million": N / 1e6, "seen_billion": D / 1e9, "final": runs.L}
     pd.DataFrame(theirs).to_csv(tmp_path / "runs.csv", index=False)
     (tmp_path / "runs.columns.yaml").write_text("".join(blocks(README, "yaml")))
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text(blocks(ROOT / "docs" / "trunks.md", "yaml")[0])
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two seeds of a tiny model on text, with their weights: a folder and its first run's plan."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "my.txt").write_text("the cat sat on the mat. 猫坐在垫子上。\n" * 500)
+    text = {
+        "data.source": "text",
+        "data.path": str(folder / "my.txt"),
+        "data.vocab": 256,
+        "sweep": "seeds",
+    }
+    plans = [small_plan(folder, **text, **{"seed": s, "budget.tokens": 2560}) for s in (0, 1)]
+    train_together(plans)
+    export_run(plans[0].folder, folder / "my_model")
+    return folder, plans[0]
+
+
+def run_on_weights(arguments, folder, plan):
+    """Run a command that needs weights on the trained run."""
+    arguments = [re.sub(r"^llama-n.*|^quickstart$", str(plan.folder), a) for a in arguments]
+    for name in [a.split("=")[1] for a in arguments if a.startswith("data.validation.")]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "my.txt", folder / name)
+    if arguments[0] == "export":
+        shutil.rmtree(folder / "my_model")
+    assert main(arguments) == 0
 
 
 def composed(arguments):
@@ -63,9 +97,16 @@ def composed(arguments):
 
 
 @pytest.mark.parametrize("arguments", SCALING, ids=" ".join)
-def test_command_runs_or_at_least_composes(arguments, workplace, capsys):
+def test_command_runs_or_at_least_composes(arguments, workplace, trained, capsys, monkeypatch):
     if any("submitit" in a for a in arguments):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    arguments = [re.sub(r"results/single/llama-n.*", str(trained[1].folder), a) for a in arguments]
+    if any("model.init_from" in a for a in arguments) or arguments[:2] == ["noise", "seeds"]:
+        monkeypatch.chdir(trained[0])
+    if arguments[0] in WEIGHTS and "--help" not in arguments:
+        monkeypatch.chdir(trained[0])
+        run_on_weights(arguments, *trained)
+        return
     verb, asks_only = arguments[0], "--help" in arguments or "--cfg" in arguments
     if verb == "forecast":
         if arguments[1] == "board":  # something to count
@@ -74,15 +115,16 @@ def test_command_runs_or_at_least_composes(arguments, workplace, capsys):
             )
         assert main(arguments) == (1 if arguments[1] == "score" else 0)  # nothing is trained
         return
-    if verb in READERS and not any(
-        (workplace / p / arguments[1]).exists() for p in ("", "results")
+    other = any(a.startswith("loss=val_loss_") for a in arguments)  # a text that the sample lacks
+    if verb in READERS and (
+        other or not any((Path.cwd() / p / arguments[1]).exists() for p in ("", "results"))
     ):
         assert compose_fit(arguments[1], arguments[2:]).sweep == arguments[1]
         return
     if asks_only or verb == "keys" or verb == "status":
         assert main(arguments) == 0
     elif verb in READERS:
-        few = ["resamples=50", *(QUICK if verb == "audit" else [])]
+        few = [] if verb == "noise" else ["resamples=50", *(QUICK if verb == "audit" else [])]
         assert main([*arguments, *few]) == 0  # the numbers are tested elsewhere
     else:
         assert main(composed(arguments)) == 0
@@ -94,4 +136,4 @@ def test_other_command_has_what_it_names(words):
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     else:
-        assert words[:2] == ["pip", "install"]
+        assert words[0] in ("torchrun", "srun") or words[:2] == ["pip", "install"]
