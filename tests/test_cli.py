@@ -72,6 +72,7 @@ def test_rerun_trains_nothing_and_says_so(study):
     assert before == {f: (f / "run.json").stat().st_mtime_ns for f in run_folders(study)}
 
 
+@pytest.mark.slow
 def test_deleted_run_is_the_only_one_trained_again(study):
     before = {f: (f / "run.json").stat().st_mtime_ns for f in run_folders(study)}
     gone = run_folders(study)[4]
@@ -129,6 +130,7 @@ def test_verify_states_a_prediction_before_the_run_and_keeps_it(study):
     (study / "results" / "mini" / "forecast.json").unlink()
 
 
+@pytest.mark.slow
 def test_multirun_from_the_command_line_is_a_grid(tmp_path):
     result = scaling(
         "train", "-m", "model.params=3k,5k", "budget.tokens=4k,8k", "data=markov", "data.vocab=64", "data.size=50k",

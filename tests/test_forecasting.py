@@ -77,6 +77,7 @@ def test_forecast_tells_what_it_rests_on():
     assert float(f.extrapolation["C"]) == pytest.approx(6)
 
 
+@pytest.mark.slow
 def test_four_intervals_are_kept_apart_and_hold_each_other():
     f = forecast(make_runs(N, D, zipf(N, D), noise=0.005), N=[1e6, 4e6], D=1e8)
     table = f.intervals().set_index(["N", "interval"])
@@ -90,6 +91,7 @@ def test_four_intervals_are_kept_apart_and_hold_each_other():
     assert {"E", "A", "B", "alpha", "a"} <= set(f.parameters["parameter"])
 
 
+@pytest.mark.slow
 def test_noise_comes_from_replicates_where_there_are_enough():
     n, d = np.repeat(N, 2), np.repeat(D, 2)
     two = forecast(make_runs(n, d, bounded(n, d), noise=0.01), N=1e6, D=1e8)

@@ -20,6 +20,7 @@ def cache(tmp_path_factory):
         yield
 
 
+@pytest.mark.slow
 def test_excess_over_a_unigram_source_falls_as_one_over_tokens(tmp_path):
     # Estimating V - 1 free probabilities from D draws costs about V / D nats whatever the model is.
     tokens = [32_768, 65_536, 131_072, 262_144]

@@ -163,6 +163,7 @@ def test_the_order_of_rows_does_not_matter(table, objective, random):
     same(fitted(table, objective=objective), fitted(table.iloc[order], objective=objective))
 
 
+@pytest.mark.slow
 @few
 @hypothesis.given(sound(12), st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
 def test_units_of_size_and_tokens_move_only_their_coefficients(table, c, d):
@@ -175,6 +176,7 @@ def test_units_of_size_and_tokens_move_only_their_coefficients(table, c, d):
     assert q["A"] == pytest.approx(p["A"] * c ** q["alpha"], rel=0.02) or part.max() < 1e-3 * one.runs.L.min()  # fmt: skip
 
 
+@pytest.mark.slow
 @few
 @hypothesis.given(sound(12), st.floats(0.1, 10))
 def test_units_of_loss_scale_the_scales(table, c):

@@ -118,6 +118,7 @@ def test_report_is_written_for_other_laws_and_without_intervals(tmp_path, law):
     assert "Repeat it" in plain(path) and " nan" not in plain(path)
 
 
+@pytest.mark.slow
 def test_report_of_a_thousand_runs_stays_under_5_megabytes(tmp_path):
     runs = isoflop_runs(tuple(10 ** (10 + 0.02 * i * 4) for i in range(100)), sizes=10, verify=())
     path = write_report(

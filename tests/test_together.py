@@ -105,6 +105,7 @@ def test_killed_stack_goes_on_to_the_bit(tmp_path, alone, killed):
     assert [numbers(p.folder) for p in plans] == [rows for _, rows in alone]
 
 
+@pytest.mark.slow
 def test_runs_of_a_killed_stack_go_on_alone_or_with_others(tmp_path, alone, killed):
     shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     plans = plans_of(tmp_path)
