@@ -31,6 +31,7 @@ def test_base_shape_is_the_standard_run_to_the_bit(tmp_path, name):
     other = train(small_plan(tmp_path, **base))
     assert other.val_loss == standard.val_loss
     assert other.run_id != standard.run_id
+    assert (standard.parametrization, other.parametrization) == ("standard", name)
 
 
 def multiplier_form(model, optim, parametrization, lr):

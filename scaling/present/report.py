@@ -25,7 +25,7 @@ from scaling.study.units import format_duration, format_flops, format_quantity
 SETUP = (
     ("Data", ("data_source", "tokenizer", "vocab", "unique_tokens", "epochs", "val_tokens", "bytes_per_token", "data_hash", "source_hash")),
     ("Model", ("family", "layers", "width", "context")),
-    ("Training", ("optimizer", "schedule", "batch_tokens", "steps", "lr", "weight_decay", "seed", "order_seed")),
+    ("Training", ("optimizer", "parametrization", "schedule", "batch_tokens", "steps", "lr", "weight_decay", "seed", "order_seed")),
     ("Machine", ("device", "devices", "threads", "precision", "attention", "compiled", "tokens_per_second")),
 )  # fmt: skip
 

@@ -78,6 +78,7 @@ class RunRecord:
     flops_head: float | None = _f("FLOPs", "part of flops_counted in the output head")
 
     optimizer: str | None = _f("", "optimiser")
+    parametrization: str | None = _f("", "how rates and initial sizes follow the shape: standard, mup or completep; null in older records, which are standard")
     lr: float | None = _f("1/step", "peak learning rate")
     weight_decay: float | None = _f("", "decoupled weight decay")
     schedule: str | None = _f("", "learning-rate schedule")

@@ -238,7 +238,7 @@ def _planned_record(plan: RunPlan) -> RunRecord:
         family=config.model.family, layers=s.layers, width=s.width, heads=s.heads, kv_heads=s.kv_heads,
         head_size=s.head_size, ffn=s.ffn, context=s.context, vocab=s.vocab,
         tokens=0, tokens_target=plan.tokens_target, steps=0, steps_planned=plan.steps, batch_tokens=plan.batch_tokens,
-        optimizer=config.optim.name, lr=plan.lr, weight_decay=plan.weight_decay, schedule=config.optim.schedule,
+        optimizer=config.optim.name, parametrization=config.optim.parametrization, lr=plan.lr, weight_decay=plan.weight_decay, schedule=config.optim.schedule,
         warmup_steps=plan.warmup_steps, cooldown_steps=plan.cooldown_steps, seed=config.seed,
         order_seed=plan.order_seed, data_source=config.data.source, software=_software(),
     )  # fmt: skip
