@@ -19,7 +19,8 @@ from scaling.cli.compose import (
     without_hydra,
 )
 from scaling.cli.jobs import TOGETHER, _changes, arrange_jobs, further_configs
-from scaling.cli.sweep import report_failures, unique_plans
+from scaling.cli.rounds import report_failures
+from scaling.cli.sweep import unique_plans
 from scaling.cli.train import train_task
 from scaling.study.plan import make_plan
 from scaling.study.record import read_record

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import Sweep, compose_sweep
 from scaling.cli.estimate import Estimate, estimate_seconds
-from scaling.cli.sweep import is_finished, unique_plans
+from scaling.cli.sweep import unique_plans
 from scaling.study.plan import RunPlan
+from scaling.study.record import is_finished
 from scaling.study.rules import timescale_rule
 from scaling.study.table import Table
 from scaling.study.trunks import branch_step, describe_saving, find_trunks
@@ -151,7 +152,7 @@ def _row(plan: RunPlan, estimate: Estimate | None, parent: RunPlan | None) -> li
 
 
 def _note(plan: RunPlan, parent: RunPlan | None) -> str:
-    if is_finished(plan):
+    if is_finished(plan.folder):
         return "finished"
     return f"branches off {parent.hash} at step {branch_step(plan):,}" if parent else ""
 
@@ -165,7 +166,7 @@ def _beside(target: float, actual: float) -> str:
 
 def totals(plans: Sequence[RunPlan], estimate: Estimate | None) -> str:
     """Say what the whole costs, and what of it is still to do."""
-    missing = [p for p in plans if not is_finished(p)]
+    missing = [p for p in plans if not is_finished(p.folder)]
     saving = describe_saving(plans)
     lines = [
         f"{len(plans)} runs, {len(plans) - len(missing)} finished. Total {format_flops(sum(p.flops_6nd for p in plans))} FLOPs (6ND), "

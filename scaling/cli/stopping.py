@@ -37,18 +37,57 @@ def stop_together(plans: Sequence[RunPlan]) -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         for other in before:
             signal.signal(other, signal.SIG_DFL)
+        number = signal.SIGINT if keyboard.pressed else number
         print("\nstopping: runs in progress save where they are", file=sys.stderr, flush=True)
         _save_all(plans)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)
 
+    keyboard = _Keyboard()
     before: dict[int, Any] = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with keyboard:
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _Keyboard:
+    """Ctrl-C for the launcher alone, in a `with` block.
+
+    A terminal sends it to workers too, which may still be importing and know no better than to
+    die with a traceback. They inherit that it is blocked; here a thread waits for it, and tells
+    the main thread by SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = self._over = False
+        self._main = threading.get_ident()
+
+    def __enter__(self) -> _Keyboard:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            self._thread = threading.Thread(target=self._listen, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            self._over = True
+            if self._thread.is_alive() and self._thread.ident is not None:
+                signal.pthread_kill(self._thread.ident, signal.SIGINT)
+                self._thread.join(timeout=5)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def _listen(self) -> None:
+        while True:
+            signal.sigwait({signal.SIGINT})
+            if self._over:
+                return
+            self.pressed = True
+            signal.pthread_kill(self._main, signal.SIGTERM)
 
 
 def _save_all(plans: Sequence[RunPlan]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from scaling.cli.compose import Point, Sweep, expand, local_workers, to_mapping, without_hydra
 from scaling.cli.evaluate import unscored
-from scaling.cli.jobs import Job, arrange_jobs
+from scaling.cli.jobs import Job
 from scaling.cli.progress import sweep_progress
+from scaling.cli.rounds import train_in_rounds
 from scaling.cli.stopping import stop_together
-from scaling.study.errors import ConfigError, RecordError, ScalingError
+from scaling.study.errors import ConfigError
 from scaling.study.plan import RunPlan, make_plan
-from scaling.study.record import FINISHED, check_writable, read_record, write_atomic
+from scaling.study.record import check_writable, is_finished, write_atomic
 from scaling.study.trunks import describe_saving
 from scaling.training.place import find_place, is_first
 
@@ -55,9 +55,8 @@ def run_sweep(
     sweep = expand(base, parsed, recompose)
     planned = unique_plans(sweep.points)
 
-    # 2. those that are not finished; the dearest first, so that cores end together
-    missing = [(point, plan) for point, plan in planned if not is_finished(plan)]
-    jobs = arrange_jobs(missing, workers=local_workers(cfg))
+    # 2. those that are not finished; the dearest will be first, so that cores end together
+    missing = [(point, plan) for point, plan in planned if not is_finished(plan.folder)]
     _check_launch(cfg)
     done = len(planned) - len(missing)
     folder = Path(str(base.results)) / sweep.name
@@ -77,30 +76,29 @@ def run_sweep(
             file=sys.stderr,
         )
 
-    # 3. text once, before several processes ask for it at once
-    if is_first():
-        _prepare_data([plan for _, plan in missing])
-
-    # 4. launch, watching the records
     saving = describe_saving([plan for _, plan in missing])
     if saving and is_first():
         print(f"{sweep.name}: {saving}", file=sys.stderr)
-    plans = [plan for job in jobs for plan in job.plans]
+    plans = [plan for _, plan in missing]
     show = sweep_progress(plans, done=done) if is_first() else nullcontext()
-    together = stop_together(plans) if local_workers(cfg) else nullcontext()
-    try:
-        with show, together:
-            results = list(
-                launcher.launch([[*plain, *job.overrides()] for job in jobs], initial_job_idx=0)
+    apart = (local_workers(cfg) or 1) > 1  # one worker is this process itself
+    with stop_together(plans) if apart else nullcontext():
+        # 3. text once, before several processes ask for it at once
+        if is_first():
+            _prepare_data(plans)
+
+        # 4. launch, watching the records
+        def launch(jobs: Sequence[Job]) -> list[Any]:
+            overrides = [[*plain, *job.overrides()] for job in jobs]
+            return list(launcher.launch(overrides, initial_job_idx=0))
+
+        with show:
+            results, failed = train_in_rounds(
+                sweep.name, missing, launch, workers=local_workers(cfg), share=find_place() is None
             )
-    except BrokenExecutor:
-        raise ScalingError(
-            f"{sweep.name}: a worker process was killed from outside, perhaps for want of memory. The same command goes "
-            "on; hydra.launcher.n_jobs=1 needs the least memory."
-        ) from None
 
     # 5. say what came out
-    set_failed(report_failures(results, jobs))
+    set_failed(failed)
     return results
 
 
@@ -133,33 +131,6 @@ def unique_plans(points: Sequence[Point]) -> list[tuple[Point, RunPlan]]:
         plan = make_plan(point.config)
         planned.setdefault(plan.run_id, (point, plan))
     return list(planned.values())
-
-
-def is_finished(plan: RunPlan) -> bool:
-    """Whether the run has a readable record that says done or diverged."""
-    try:
-        return read_record(plan.folder).status in FINISHED
-    except RecordError:
-        return False
-
-
-def report_failures(results: Sequence[Any], jobs: Sequence[Job]) -> int:
-    """Print each job's failed runs with their reason; return how many failed."""
-    runs = sum(len(job.plans) for job in jobs)
-    failed = 0
-    for job, result in zip(jobs, results, strict=True):
-        error = getattr(result, "_return_value", None)
-        if isinstance(error, Exception):
-            unfinished = [p.run_id for p in job.plans if not is_finished(p)]
-            failed += len(unfinished)
-            if is_first():
-                print(f"{', '.join(unfinished)} failed: {error}", file=sys.stderr)
-    if failed and is_first():
-        print(
-            f"{failed} of {runs} runs failed; the others are recorded. The same command tries the failed ones again.",
-            file=sys.stderr,
-        )
-    return failed
 
 
 def _sweep_text(sweep: Sweep, runs: int) -> str:

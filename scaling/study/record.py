@@ -213,6 +213,14 @@ def read_record(folder: Path) -> RunRecord:
     return RunRecord.from_dict(values, where=str(path))
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a run has a readable record that says done or diverged."""
+    try:
+        return read_record(folder).status in FINISHED
+    except RecordError:
+        return False
+
+
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """Read the training curve; a last line cut off by a kill is left out.
 
