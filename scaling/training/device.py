@@ -196,7 +196,7 @@ def available_memory(device: torch.device) -> float:
         return float(torch.cuda.mem_get_info(device)[0] + kept)
     if device.type != "cpu":
         return math.inf
-    return min(_free_by_meminfo(), _free_by_cgroup())
+    return min(_free_by_meminfo(), _free_by_cgroup(), _free_by_ulimit())
 
 
 def _device(name: str) -> torch.device:
@@ -239,6 +239,18 @@ def _free_by_meminfo() -> float:
     except (OSError, StopIteration):
         pages = os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in os.sysconf_names else -1
         return float(pages * os.sysconf("SC_PAGE_SIZE")) if pages > 0 else math.inf
+
+
+def _free_by_ulimit() -> float:
+    """Address space that `ulimit -v` leaves to this process (Linux)."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return math.inf
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return math.inf
+    return max(0.0, float(limit - pages * resource.getpagesize()))
 
 
 def _free_by_cgroup() -> float:

@@ -23,7 +23,7 @@ from scaling.training.logbook import Logbook, OnProgress, finished_record
 from scaling.training.member import Member
 from scaling.training.simulated import simulate_run
 from scaling.training.stack import build_stack
-from scaling.training.team import Slot, Team
+from scaling.training.team import Slot, Team, is_out_of_memory
 from scaling.training.world import World, join
 
 
@@ -243,7 +243,13 @@ class Job:
 
 
 def _explained(error: Exception, folder: Path) -> Exception:
-    """Say of a full disk or a lost share which run it stopped and how that goes on."""
+    """Say of a full disk, a lost share or used-up memory which run it stopped and how that goes on."""
+    if is_out_of_memory(error):
+        first = (str(error).strip().splitlines() or ["MemoryError"])[0]
+        return TrainError(
+            f"{folder}: out of memory ({first}). Free some, or set a smaller train.micro_batch_tokens or train.stack=1; "
+            "started again, the run goes on from its last checkpoint."
+        )
     if not isinstance(error, OSError) or isinstance(error, ScalingError):
         return error
     explained = TrainError(

@@ -8,14 +8,13 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from scaling.study.config import DataConfig
 from scaling.study.errors import ConfigError, DataError
 from scaling.training.data.cache import build_once, cache_folder, read_manifest
 from scaling.training.data.corpus import ENDS, Progress, build_corpus
 from scaling.training.data.dataset import DataFacts, TokenData, facts_from
 from scaling.training.data.generated import build_generated
+from scaling.training.data.shard import load_array
 from scaling.training.data.sources import stdlib_files
 from scaling.training.data.store import TokenStore, hash_texts
 from scaling.training.data.texts import text_identity
@@ -50,8 +49,8 @@ def prepare(config: DataConfig, *, context: int, on_progress: Progress | None = 
         **dataclasses.asdict(facts),
         train=TokenStore.open(folder, "train"),
         val=TokenStore.open(folder, "val"),
-        true_logprob=np.load(logprob) if logprob.is_file() else None,
-        document_ends=np.load(ends) if ends.is_file() else None,
+        true_logprob=load_array(logprob) if logprob.is_file() else None,
+        document_ends=load_array(ends) if ends.is_file() else None,
         sets=prepare_sets(config, folder, context=context, on_progress=on_progress or _silent),
     )
 

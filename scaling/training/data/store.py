@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from scaling.study.errors import DataError
+from scaling.training.data.shard import OpenShard, cure
 
 MAGIC = b"SLTOKENS"
 VERSION = 1
@@ -41,6 +42,7 @@ class TokenStore:
     shards: tuple[np.ndarray, ...]
     vocab: int
     sha256: str  # of the shards' payload checksums, in order
+    files: tuple[OpenShard, ...] = ()
 
     @classmethod
     def open(cls, folder: str | Path, name: str) -> TokenStore:
@@ -52,13 +54,14 @@ class TokenStore:
         paths = shard_paths(folder, name)
         if not paths:
             raise DataError(
-                f"{Path(folder) / name}-*.tokens: no token shards. {_cure(Path(folder))}"
+                f"{Path(folder) / name}-*.tokens: no token shards. {cure(Path(folder))}"
             )
         opened = [_open_shard(path) for path in paths]
         return cls(
             shards=tuple(tokens for tokens, _, _ in opened),
             vocab=opened[0][1],
-            sha256=hash_texts(digest for _, _, digest in opened),
+            sha256=hash_texts(file.digest.hex() for _, _, file in opened),
+            files=tuple(file for _, _, file in opened),
         )
 
     def __len__(self) -> int:
@@ -69,10 +72,20 @@ class TokenStore:
         """Return a slice of the tokens as int64."""
         start, stop, step = part.indices(len(self))
         index = np.arange(start, stop, step)
+        self._check_files()
         return self._pick(index)
 
+    def _check_files(self) -> None:
+        for file, tokens in zip(self.files, self.shards, strict=False):
+            file.check(tokens)
+
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Return the tokens of windows as one int64 array [len(starts), length]: one gather."""
+        """Return the tokens of windows as one int64 array [len(starts), length]: one gather.
+
+        Raises:
+            DataError: a shard was cut or changed since it was opened.
+        """
+        self._check_files()
         if len(self.shards) == 1:
             views = np.lib.stride_tricks.sliding_window_view(self.shards[0], length)
             return views[starts].astype(np.int64)
@@ -180,31 +193,29 @@ def _pack_header(width: int, vocab: int, count: int, digest: bytes) -> bytes:
     return (body + struct.pack("<I", zlib.crc32(body))).ljust(HEADER_BYTES, b"\0")
 
 
-def _open_shard(path: Path) -> tuple[np.ndarray, int, str]:
-    """Return the memory-mapped tokens, the vocabulary and the payload's checksum."""
+def _open_shard(path: Path) -> tuple[np.ndarray, int, OpenShard]:
+    """Return the memory-mapped tokens, the vocabulary and the open file."""
     with path.open("rb") as file:
         header = file.read(HEADER_BYTES)
     if len(header) < HEADER_BYTES:
         raise DataError(
             f"{path}: truncated, {len(header)} bytes where a header has {HEADER_BYTES}. "
-            f"{_cure(path)}"
+            f"{cure(path)}"
         )
     body, (crc,) = header[: HEADER.size], struct.unpack_from("<I", header, HEADER.size)
     magic, version, width, vocab, count, digest = HEADER.unpack(body)
     if magic != MAGIC or crc != zlib.crc32(body):
-        raise DataError(
-            f"{path}: the header is damaged or this is not a token shard. {_cure(path)}"
-        )
+        raise DataError(f"{path}: the header is damaged or this is not a token shard. {cure(path)}")
     if version != VERSION:
         raise DataError(
-            f"{path}: written in format {version}; this version reads {VERSION}. {_cure(path)}"
+            f"{path}: written in format {version}; this version reads {VERSION}. {cure(path)}"
         )
     size, expected = path.stat().st_size, HEADER_BYTES + count * width
     if size != expected:
-        raise DataError(f"{path}: {size} bytes where its header promises {expected}. {_cure(path)}")
+        raise DataError(f"{path}: {size} bytes where its header promises {expected}. {cure(path)}")
     tokens = np.memmap(path, dtype=f"<u{width}", mode="r", offset=HEADER_BYTES, shape=(count,))
     _verify_payload(path, tokens, digest)
-    return tokens.view(np.ndarray), vocab, digest.hex()
+    return tokens.view(np.ndarray), vocab, OpenShard(path, digest)
 
 
 def _verify_payload(path: Path, tokens: np.ndarray, digest: bytes) -> None:
@@ -218,7 +229,7 @@ def _verify_payload(path: Path, tokens: np.ndarray, digest: bytes) -> None:
         return
     if hashlib.sha256(tokens.data).digest() != digest:
         raise DataError(
-            f"{path}: the tokens do not match their checksum; the file is damaged. {_cure(path)}"
+            f"{path}: the tokens do not match their checksum; the file is damaged. {cure(path)}"
         )
     _verified[str(path)] = seen
     if stat.st_size > STAMP_BYTES and os.access(path.parent, os.W_OK):
@@ -227,8 +238,3 @@ def _verify_payload(path: Path, tokens: np.ndarray, digest: bytes) -> None:
 
 def _read_stamp(stamp: Path) -> tuple[int, ...]:
     return tuple(int(word) for word in stamp.read_text().split()) if stamp.exists() else ()
-
-
-def _cure(path: Path) -> str:
-    folder = path if path.is_dir() or not path.suffix else path.parent
-    return f"Delete the folder {folder}; it is rebuilt by the next run."

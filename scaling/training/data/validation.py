@@ -22,6 +22,7 @@ from scaling.training.data.corpus import (
 )
 from scaling.training.data.dataset import HeldOut
 from scaling.training.data.documents import SMALL_DOCUMENT, DocumentPool
+from scaling.training.data.shard import load_array
 from scaling.training.data.store import TokenStore, hash_texts
 from scaling.training.data.texts import text_documents, text_identity
 from scaling.training.data.tokenizers import (
@@ -97,7 +98,7 @@ def _prepare(
         text=text,
         val=TokenStore.open(folder, "val"),
         bytes_per_token=manifest["bytes_per_token"],
-        document_ends=np.load(folder / ENDS),
+        document_ends=load_array(folder / ENDS),
         data_hash=manifest["data_hash"],
     )
 
