@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -73,7 +74,8 @@ def strike(kind: str, folder: Path, how: str, when: float, notice: int) -> int:
     if how == "time":
         assert started.wait(120)
         time.sleep(when)
-        os.kill(child.pid, notice)
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            os.kill(child.pid, notice)
     child.join(120)
     return child.exitcode
 

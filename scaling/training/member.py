@@ -122,14 +122,21 @@ class Member:
         self.loss_count, self.row_seconds = 0, 0.0
 
     def write_evaluation(self, result: Evaluation) -> None:
-        """Write a row of validation."""
-        self.book.add(self._where() | {"val_loss": result.loss, "val_excess": result.excess})
+        """Write a row of validation, unless it was written before a kill."""
+        if not self.has_row("val_loss"):
+            self.book.add(self._where() | {"val_loss": result.loss, "val_excess": result.excess})
+
+    def has_row(self, *names: str) -> bool:
+        """Return whether a row of this step holds these values."""
+        here = [row for row in self.book.rows if row["step"] == self.step]
+        return any(all(name in row for name in names) for row in here)
 
     def write_sets(self, values: dict[str, dict[str, Any]]) -> None:
         """Take the scores of further validation sets into the record, and write a row of them."""
         if values:
             losses = {f"val_loss/{name}": v["loss"] for name, v in values.items()}
-            self.book.add(self._where() | losses)
+            if not self.has_row(*losses):
+                self.book.add(self._where() | losses)
             self.book.refresh(val_sets=values)
 
     def save(

@@ -94,6 +94,9 @@ class Team:
         # not the longest plan of all: a branch may cool down past the end of its trunk
         last = max(slot[0].plan.steps for slot in self.slots)
         every = min(m.plan.config.train.checkpoint_seconds for m in self.members)
+        if self.step:  # a notice may have come before these were done
+            self._validate_due()
+            self._let_go()
         while self.step < last and self.members:
             norms = self._take_step()
             self._write_rows(norms)
@@ -187,7 +190,8 @@ class Team:
 
     def _validate_due(self) -> None:
         for number, member in self._numbered():
-            if self.step in member.eval_steps and self.step < member.plan.steps:
+            due = self.step in member.eval_steps and self.step < member.plan.steps
+            if due and not member.has_row("val_loss"):
                 self._validate(number, [member])
 
     def _validate(self, number: int, members: Sequence[Member]) -> None:
