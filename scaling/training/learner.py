@@ -24,6 +24,7 @@ from scaling.training.direct import Direct, suits_direct
 from scaling.training.loss import needs_chunks
 from scaling.training.model import Transformer
 from scaling.training.optim import build_optimizer, clip_gradients, set_lr
+from scaling.training.update import Update
 
 
 class Learner:
@@ -60,6 +61,7 @@ class Learner:
             self.model, optim, lr=lr, weight_decay=weight_decay, parametrization=parametrization
         )
         self.parameters: list[Tensor] = list(self.model.parameters())
+        self.update: Update | None = None  # of the optimiser's state as it is now
 
     @classmethod
     def from_plan(cls, plan: RunPlan, engine: Engine) -> Learner:
@@ -92,6 +94,10 @@ class Learner:
         rows, micro = len(x), self.engine.micro_seqs
         parts = [slice(first, first + micro) for first in range(0, rows, micro)]
         total = self._gradients([(x[part], y[part]) for part in parts])
+        if self.direct is not None and type(self.optimizer) is torch.optim.AdamW:
+            self.update = self.update or Update(self.optimizer, self.parameters)
+            norm = self.update.step(lr[0], clip=self.clip)
+            return total.view(1), norm.view(1)
         norm = clip_gradients(self.parameters, self.clip)
         set_lr(self.optimizer, lr[0])
         self.optimizer.step()
@@ -146,6 +152,7 @@ class Learner:
             CheckpointError: a weight is missing or of another shape.
         """
         copy_parameters(self.model, tensors, "model.")
+        self.update = None
         states: dict[str, dict[str, Tensor]] = {}
         for full, value in tensors.items():
             kind, _, rest = full.partition(".")

@@ -656,6 +656,52 @@ void loss_backward(const E *logits, const int64_t *target, const float *lse, con
   }
 }
 
+// ---- clipping and AdamW -------------------------------------------------------------------------
+
+// The tensors of a model, by their addresses; see update.py.
+typedef float *const *Tensors;
+
+void squares(Tensors grad, const int64_t *size, double *square, int64_t first, int64_t last) {
+  for (int64_t at = first; at < last; ++at) {
+    __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (int64_t i = 0, n = 0; i < size[at]; i += 16, n = (n + 1) % 4) {
+      __m512 g = _mm512_maskz_loadu_ps(first_lanes(size[at] - i), grad[at] + i);
+      sums[n] = _mm512_fmadd_ps(g, g, sums[n]);
+    }
+    square[at] = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
+  }
+}
+
+// rates: [tensors][3] of learning rate, decay and epsilon; clip: what gradients are multiplied by
+void adamw(Tensors value, Tensors grad, Tensors mean, Tensors square, const int64_t *size,
+           const double *rates, const float *clip, float beta1, float beta2, float step,
+           int64_t first, int64_t last) {
+  const double bias1 = 1 - std::pow(beta1, step), bias2 = 1 - std::pow(beta2, step);
+  const __m512 by = _mm512_set1_ps(*clip), rest1 = _mm512_set1_ps(1 - beta1);
+  const __m512 keep2 = _mm512_set1_ps(beta2), rest2 = _mm512_set1_ps(1 - beta2);
+  const __m512 root = _mm512_set1_ps(static_cast<float>(1 / std::sqrt(bias2)));
+  for (int64_t at = first; at < last; ++at) {
+    const double *rate = rates + 3 * at;
+    const __m512 keep = _mm512_set1_ps(static_cast<float>(1 - rate[0] * rate[1]));
+    const __m512 pace = _mm512_set1_ps(static_cast<float>(rate[0] / bias1));
+    const __m512 eps = _mm512_set1_ps(static_cast<float>(rate[2]));
+    for (int64_t i = 0; i < size[at]; i += 16) {
+      __mmask16 m = first_lanes(size[at] - i);
+      __m512 g = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, grad[at] + i), by);
+      __m512 first_moment = _mm512_maskz_loadu_ps(m, mean[at] + i);
+      __m512 second = _mm512_maskz_loadu_ps(m, square[at] + i);
+      first_moment = _mm512_fmadd_ps(rest1, _mm512_sub_ps(g, first_moment), first_moment);
+      second = _mm512_fmadd_ps(_mm512_mul_ps(rest2, g), g, _mm512_mul_ps(second, keep2));
+      __m512 spread = _mm512_fmadd_ps(_mm512_sqrt_ps(second), root, eps);
+      __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, value[at] + i), keep);
+      x = _mm512_fnmadd_ps(pace, _mm512_div_ps(first_moment, spread), x);
+      _mm512_mask_storeu_ps(mean[at] + i, m, first_moment);
+      _mm512_mask_storeu_ps(square[at] + i, m, second);
+      _mm512_mask_storeu_ps(value[at] + i, m, x);
+    }
+  }
+}
+
 }  // namespace
 
 // ---- what native.py calls, once per kind of number -----------------------------------------------
@@ -711,3 +757,13 @@ EXPORT(float32, float)
 #ifdef __AVX512BF16__
 EXPORT(bfloat16, bf16)
 #endif
+
+extern "C" void squares_float32(Tensors grad, const int64_t *size, double *square, int64_t first,
+                                int64_t last) {
+  squares(grad, size, square, first, last);
+}
+extern "C" void adamw_float32(Tensors value, Tensors grad, Tensors mean, Tensors square,
+                              const int64_t *size, const double *rates, const float *clip,
+                              float beta1, float beta2, float step, int64_t first, int64_t last) {
+  adamw(value, grad, mean, square, size, rates, clip, beta1, beta2, step, first, last);
+}

@@ -46,6 +46,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     "act_backward": [_P] * 5 + [_I],
     "loss_forward": [_P] * 4 + [_L],
     "loss_backward": [_P] * 5 + [_L],
+    "squares": [_P] * 3,
+    "adamw": [_P] * 7 + [_F] * 3,
 }
 _KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 

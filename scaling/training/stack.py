@@ -22,6 +22,7 @@ from scaling.training.learner import Learner
 from scaling.training.model import Transformer
 from scaling.training.optim import set_lr
 from scaling.training.stacked import StackedTransformer, Weights
+from scaling.training.update import Update
 
 # How much work one wave of a stack may hold before it leaves the caches: tokens, and tokens x width;
 # and the tokens per pass above which a run is better left alone. Measured on one core of a Zen 4
@@ -77,8 +78,7 @@ class StackedLearner:
         totals = [
             self._gradients(model, x[models], y[models]) for models, model in self._divide(x.shape)
         ]
-        norm = self.store.clip(self.clip)
-        self.store.step(lr)
+        norm = self.store.step(lr, clip=self.clip)
         return torch.cat(totals), norm
 
     def _gradients(self, model: StackedTransformer, x: Tensor, y: Tensor) -> Tensor:
@@ -159,6 +159,10 @@ class _Store:
         self.count = torch.zeros(len(learners), len(names), device=first.parameters[0].device)
         for slot in range(len(learners)):
             self.adopt(slot, fresh=True)
+        # each member alone would be updated so; see `Learner.learn`
+        self.updates: list[Update] = []
+        if self.is_adamw and first.direct is not None:
+            self.updates = [Update(m.optimizer, m.parameters) for m in learners]
         # what AdamW is called with, by slot and group
         kinds = (value, grad, self.exp_avg, self.exp_avg_sq)
         self.parts = [
@@ -199,8 +203,12 @@ class _Store:
         return norm_K
 
     @torch.no_grad()
-    def step(self, lr: Sequence[float]) -> None:
-        """Let every model's optimiser take its step."""
+    def step(self, lr: Sequence[float], *, clip: float) -> Tensor:
+        """Let every model's optimiser take its step; returns norms before clipping [K]."""
+        if self.updates:
+            pairs = zip(self.updates, lr, strict=True)
+            return torch.stack([update.step(rate, clip=clip) for update, rate in pairs])
+        norm_K = self.clip(clip)
         self.count.add_(1)
         for slot, (learner, rate) in enumerate(zip(self.learners, lr, strict=True)):
             set_lr(learner.optimizer, rate)
@@ -216,6 +224,7 @@ class _Store:
                     lr=float(group["lr"]), beta1=beta1, beta2=beta2, eps=group["eps"],
                     weight_decay=group["weight_decay"], amsgrad=False, maximize=False,
                 )  # fmt: skip
+        return norm_K
 
 
 def _rows(count: int, like: Tensor) -> Tensor:
