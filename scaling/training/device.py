@@ -25,10 +25,11 @@ from scaling.training.cpu import cpu_flags, cpu_name, keep_freed_memory
 from scaling.training.memory import MemoryEstimate, fit_memory, memory_estimate
 from scaling.training.native import is_available
 
-# bfloat16 autocast on CPU pays above this many FLOPs (forward and backward) per pass; below, its
-# casts cost what the products save. Measured on one Zen 4 core (avx512_bf16), 10k to 1M parameters,
-# 512 to 4096 tokens, against float32: 0.9 to 1.1 times below, 1.2 to 2.0 times above.
-BF16_MIN_FLOPS = 2e8
+# bfloat16 products on CPU pay above this many FLOPs (forward and backward) per pass; below, oneDNN's
+# set-up and the casts cost what the products save. Measured on one Zen 4 core (avx512_bf16) with the
+# compiled kernels, 2k to 90k parameters, 192 to 1,344 tokens, against float32: 0.70 to 0.81 times the
+# speed up to 4e7, 0.92 to 0.94 at 7e7 to 9e7, 1.11 at 1.7e8, 1.17 at 2.4e8, 1.3 to 1.55 from 4e8.
+BF16_MIN_FLOPS = 1.2e8
 
 # Plain products win over torch's fused kernel on CPU in bfloat16 (1.5 to 2.4 times on the step at
 # 128 positions) and in float32 for heads narrower than this; wider, the fused kernel leads by 5 to
