@@ -2,7 +2,7 @@
 
 python -m benchmarks.nanogpt FOLDER                     three sizes, about 4 minutes
 python -m benchmarks.nanogpt FOLDER 0.1M,1M 20          some sizes, seconds per size
-python -m benchmarks.nanogpt FOLDER 0.1M 20 loss        and the equal-loss check (3 minutes more)
+python -m benchmarks.nanogpt FOLDER 0.1M 20 loss        and the equal-loss check (2 minutes more)
 
 FOLDER is a checkout of nanoGPT (github.com/karpathy/nanoGPT). Its own GPT, batches from a memory
 map, optimiser and clipping are run as its train.py runs them on a CPU: float32, not compiled; and
@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 
 import numpy as np
 import torch
@@ -281,29 +281,58 @@ def nano_names(layers: int) -> dict[str, str]:
 
 
 def equal_loss(
-    module, text: np.ndarray, *, steps: int = 400, order: int = 0
-) -> tuple[float, float]:
-    """Train both from the same weights on the same bytes; return their held-out losses.
+    module, text: np.ndarray, *, steps: int = 100, orders: int = 8
+) -> dict[str, list[float]]:
+    """Train nanoGPT and ours from the same weights on the same bytes; return held-out losses.
 
-    nanoGPT as shipped (float32, exact GELU), ours as the engine chooses (tanh GELU); weight decay
-    is left out because the two decay different tensors.
+    nanoGPT as shipped (float32, exact GELU) and from weights moved by a millionth, which shows how far
+    rounding alone carries two runs apart; ours (tanh GELU) in either precision. Weight decay is left
+    out because the two decay different tensors.
     """
-    seqs, size = 16, "0.1M"
-    torch.manual_seed(order)
-    nano, ours = (
-        NanoGpt(module, size, weight_decay=0.0),
-        build_learner(size, seqs=seqs, weight_decay=0.0),
+    seqs, size = 8, "0.1M"
+    found: dict[str, list[float]] = {}
+    for order in range(orders):
+        for name, moved in (("nanoGPT", 0.0), ("nanoGPT, weights moved by 1e-6", 1e-6)):
+            torch.manual_seed(order)
+            nano = NanoGpt(module, size, weight_decay=0.0)
+            weights = {n: p.detach().clone() for n, p in nano.model.named_parameters()}
+            with torch.no_grad():
+                for p in nano.model.parameters():
+                    p.mul_(1 + moved * torch.randn_like(p))
+            for step, (x, y) in enumerate(batches(text[HELD_OUT:], steps, seqs=seqs, seed=order)):
+                for group in nano.optimizer.param_groups:
+                    group["lr"] = rate_at(step, steps, 3e-3)
+                nano.learn(torch.tensor(x[0]), torch.tensor(y[0]))
+            model = nano.model
+            loss = held_out_loss(lambda x, y, model=model: model(x, y)[1], text)
+            found.setdefault(name, []).append(loss)
+        for precision in ("float32", "bfloat16"):
+            ours = build_learner(size, seqs=seqs, weight_decay=0.0, precision=precision)
+            with torch.no_grad():
+                for name, p in ours.model.named_parameters():
+                    p.copy_(weights[nano_names(SIZES[size][0])[name]])
+            loss = train_ours(ours, text, steps=steps, seqs=seqs, seed=order)
+            found.setdefault(f"ours, {precision}", []).append(loss)
+    return found
+
+
+def loss_table(found: dict[str, list[float]]) -> Table:
+    """Return mean differences to nanoGPT with their standard errors."""
+    base, rows = found["nanoGPT"], []
+    for name, losses in found.items():
+        gaps = [a - b for a, b in zip(losses, base, strict=True)]
+        error = stdev(gaps) / len(gaps) ** 0.5
+        rows.append([name, f"{mean(losses):.4f}", f"{mean(gaps):+.4f}", f"{error:.4f}", f"{max(map(abs, gaps)):.4f}"])  # fmt: skip
+    header = (
+        "run",
+        "held-out nats/byte",
+        "minus nanoGPT",
+        "standard error",
+        "largest of one order",
     )
-    weights = dict(nano.model.named_parameters())
-    with torch.no_grad():
-        for name, parameter in ours.model.named_parameters():
-            parameter.copy_(weights[nano_names(SIZES[size][0])[name]])
-    for step, (x, y) in enumerate(batches(text[HELD_OUT:], steps, seqs=seqs, seed=order)):
-        for group in nano.optimizer.param_groups:
-            group["lr"] = rate_at(step, steps, 3e-3)
-        nano.learn(torch.tensor(x[0]), torch.tensor(y[0]))
-    theirs = held_out_loss(lambda x, y: nano.model(x, y)[1], text)
-    return train_ours(ours, text, steps=steps, seqs=seqs, seed=order), theirs
+    return Table(
+        header, rows, title=f"Equal loss, {len(base)} data orders", note="0.1M parameters."
+    )
 
 
 def main(
@@ -328,11 +357,8 @@ def main(
     title = f"{found['cpu']}, torch {found['torch']}"
     print(Table(HEADER, [row_of(r) for r in found["sizes"]], title=title, note=note).markdown())
     if check:
-        found["losses"] = [equal_loss(module, text, order=order) for order in range(2)]
-        for order, (ours, theirs) in enumerate(found["losses"]):
-            print(
-                f"equal loss, order {order}: ours {ours:.4f}, nanoGPT {theirs:.4f}, difference {ours - theirs:+.4f} nats/byte"
-            )
+        found["losses"] = equal_loss(module, text)
+        print(loss_table(found["losses"]).markdown())
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
