@@ -152,6 +152,46 @@ def test_group_in_a_design_is_composed(tmp_path, monkeypatch):
     assert {p.config.model.params for p in sweep.points} == {1e5}
 
 
+def write_sweep(folder, name, text):
+    (folder / "sweeps").mkdir(exist_ok=True)
+    (folder / "sweeps" / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+
+
+@pytest.mark.parametrize("value", ["yess", "3", '"false"', "[true]"])
+def test_trunks_that_are_neither_true_nor_false_are_refused(tmp_path, monkeypatch, value):
+    write_sweep(tmp_path, "mine", f"design: {{trunks: {value}, grid: {{seed: [0, 1]}}}}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ScalingError, match=r"design\.trunks: .*true or false"):
+        compose_sweep(["sweeps=mine", *SIZED])
+
+
+@pytest.mark.parametrize(
+    ("design", "said"),
+    [
+        ("points: {model.params: 1M}", "design.points: .*list"),
+        ("points: [3]", "design.points: 3"),
+        ("grid: [1M]", "design.grid: .*mapping"),
+        ("grid: {seed: 3}", "design.grid: seed needs a list"),
+        ("verify: 3M", "design.verify: '3M'"),
+        ("question: [why]", "design.question: .*sentence"),
+    ],
+)
+def test_design_of_another_kind_is_refused_by_name(tmp_path, monkeypatch, design, said):
+    write_sweep(tmp_path, "mine", f"design: {{{design}}}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ScalingError, match=said):
+        compose_sweep(["sweeps=mine", *SIZED])
+
+
+def test_sweep_without_a_name_takes_that_of_its_file(tmp_path, monkeypatch):
+    write_sweep(tmp_path, "nameless", "design: {grid: {seed: [0, 1]}}\n")
+    monkeypatch.chdir(tmp_path)
+    sweep = compose_sweep(["sweeps=nameless", *SIZED])
+    assert sweep.name == "nameless"
+    assert {make_plan(p.config).folder.parent.name for p in sweep.points} == {"nameless"}
+    assert compose_sweep(["sweeps=nameless", "sweep=other", *SIZED]).name == "other"
+
+
 def test_command_line_has_the_last_word_over_a_design():
     sweep = compose_sweep(["sweeps=quickstart", "budget.flops=1e10,2e10", "seed=3"])
     assert len(sweep.points) == 2 * 5  # five D/N of the design remain

@@ -10,6 +10,7 @@ import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
+from omegaconf import DictConfig
 
 GROUP = "sweeps"
 
@@ -26,7 +27,7 @@ class SweepsSource(FileConfigSource):
         if inside is None:
             raise ConfigLoadError(f"Config not found : {config_path}")
         try:
-            return super().load_config(inside)
+            return _named(super().load_config(inside), inside)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigLoadError(
                 f"{self.path}/{inside}.yaml: not readable as YAML ({error}). Correct the file."
@@ -57,3 +58,14 @@ class SweepsSource(FileConfigSource):
         if config_path == GROUP:
             return ""
         return config_path[len(GROUP) + 1 :] if config_path.startswith(f"{GROUP}/") else None
+
+
+def _named(result: ConfigResult, path: str) -> ConfigResult:
+    """Name a sweep after its file where it gives no name, so that `fit NAME` finds its records."""
+    is_global = (
+        result.header.get("package") == "_global_"
+    )  # else it is refused later, with a reason
+    if is_global and isinstance(result.config, DictConfig) and "sweep" not in result.config:
+        name = path.rsplit("/", 1)[-1]
+        result.config["sweep"] = name.removesuffix(".yaml")
+    return result

@@ -67,6 +67,7 @@ class Design:
                     f"design.{name}: no such key.{did_you_mean(str(name), DESIGN_KEYS)} A design has {', '.join(DESIGN_KEYS)}."
                 )
         values = {k: v for k, v in values.items() if v is not None}
+        _check_design(values)
         for name in _swept_keys(values):
             if name not in _known_keys() and "/" not in name and name not in _GROUPS:
                 raise ConfigError(
@@ -86,22 +87,36 @@ class Design:
 _GROUPS = ("model", "data", "tracker")  # config groups that a design may sweep
 
 
+# what each value of a design is, in Python and in words
+_DESIGN_TYPES: dict[str, tuple[type, str]] = {
+    "question": (str, "a sentence"),
+    "cost": (str, "a sentence"),
+    "grid": (dict, "a mapping of key: [values]"),
+    "points": (list, "a list of {key: value}"),
+    "verify": (dict, "one {key: value}"),
+    "trunks": (bool, "true or false, without quotes"),
+}
+
+
+def _check_design(values: dict[str, Any]) -> None:
+    """Refuse values of another kind than the design's keys have; `trunks: "false"` would be true."""
+    for name, value in values.items():
+        kind, text = _DESIGN_TYPES[name]
+        if not isinstance(value, kind):
+            raise ConfigError(f"design.{name}: {value!r} is not {text}. Correct the sweep file.")
+    for point in values.get("points", []):
+        if not isinstance(point, dict):
+            raise ConfigError(
+                f"design.points: {point!r} is not {{key: value}}. Write each run as `- {{key: value}}`."
+            )
+    for key, swept in values.get("grid", {}).items():
+        if not isinstance(swept, list) or not swept:
+            raise ConfigError(f"design.grid: {key} needs a list of values; got {swept!r}.")
+
+
 def _swept_keys(design: dict[str, Any]) -> list[str]:
-    points = design.get("points", [])
-    mappings = [design.get("grid", {}), design.get("verify", {})]
-    mappings += points if isinstance(points, list) else [points]
-    if not all(isinstance(m, dict) for m in mappings):
-        raise ConfigError(
-            "design: grid is a mapping of key: [values], points a list of {key: value}, verify one {key: value}."
-        )
-    for key, values in design.get("grid", {}).items():
-        if not isinstance(values, list) or not values:
-            raise ConfigError(f"design.grid: {key} needs a list of values; got {values!r}.")
-    return [
-        *design.get("grid", {}),
-        *(k for p in design.get("points", []) for k in p),
-        *design.get("verify", {}),
-    ]
+    points = [k for point in design.get("points", []) for k in point]
+    return [*design.get("grid", {}), *points, *design.get("verify", {})]
 
 
 def as_override(key: str, value: Any) -> str:

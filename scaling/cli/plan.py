@@ -56,7 +56,8 @@ def describe_plan(sweep: Sweep, plans: Sequence[RunPlan], estimate: Estimate | N
         "time",
         "",
     )
-    parents = {b.run_id: t.parent for t in find_trunks(plans) for b in t.branches}
+    trunks = find_trunks([p for p in plans if not is_finished(p.folder)])
+    parents = {b.run_id: t.parent for t in trunks for b in t.branches}
     rows = [_row(plan, estimate, parents.get(plan.run_id)) for plan in plans]
     convention = plans[0].config.model.params_convention.replace("_", "-")
     head = [f"{sweep.name}: {sweep.design.question}"] if sweep.design.question else []
@@ -64,7 +65,10 @@ def describe_plan(sweep: Sweep, plans: Sequence[RunPlan], estimate: Estimate | N
         f"N is {convention}; emb + head are the token tables; 6ND uses N; counted is every matrix product, "
         "attention and head too. Batch in tokens/step; lr and wd by rule in (N, D) unless set."
     )
-    return "\n".join([*head, Table(header, rows, note=note).text(), "", totals(plans, estimate)])
+    where = f"Records: {plans[0].folder.parent}"
+    return "\n".join(
+        [*head, Table(header, rows, note=note).text(), "", totals(plans, estimate), where]
+    )
 
 
 def _one_run(plan: RunPlan, estimate: Estimate | None) -> Table:
@@ -167,7 +171,7 @@ def _beside(target: float, actual: float) -> str:
 def totals(plans: Sequence[RunPlan], estimate: Estimate | None) -> str:
     """Say what the whole costs, and what of it is still to do."""
     missing = [p for p in plans if not is_finished(p.folder)]
-    saving = describe_saving(plans)
+    saving = describe_saving(missing)  # what is finished saves nothing any more
     lines = [
         f"{len(plans)} runs, {len(plans) - len(missing)} finished. Total {format_flops(sum(p.flops_6nd for p in plans))} FLOPs (6ND), "
         f"{format_flops(sum(p.flops_counted for p in plans))} counted, {format_quantity(sum(p.tokens for p in plans))} tokens."
