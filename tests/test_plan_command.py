@@ -50,3 +50,13 @@ def test_plan_counts_savings_of_unfinished_runs_only(place, capsys):
     assert "saved" not in rest and "branches off" not in rest
     finish(3)
     assert "saved" not in said(capsys, "mine")
+
+
+def test_plan_takes_the_line_of_a_multirun(place, capsys):
+    grid = ["model.params=10k", "budget.tokens=100k,200k"]
+    assert said(capsys, "-m", *grid) == said(capsys, *grid)
+
+
+def test_train_says_where_calibrate_belongs(place, capsys):
+    assert main(["train", "mine", "calibrate=false"]) == 1
+    assert "calibrate: belongs to `scaling plan`" in capsys.readouterr().err

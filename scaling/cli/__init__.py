@@ -20,7 +20,7 @@ usage: scaling VERB [SWEEP] [key=value ...]
   train     train one run,                                      scaling train model.params=1M
             what is missing of a sweep,                         scaling train quickstart
             or a grid from the command line                     scaling train -m model.params=1M,4M
-  status    done, running, waiting, failed                      scaling status quickstart
+  status    done, running, waiting, failed; all sweeps, or one  scaling status quickstart
   evaluate  score finished runs on further texts               scaling evaluate quickstart data.validation.zh=zh.txt
   fit       fit a law: parameters with intervals, optimum       scaling fit runs.csv law=chinchilla
   noise     scatter between seeds, and how many a study needs  scaling noise quickstart
@@ -139,6 +139,11 @@ def split_sweep(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
             )
         return arguments[0], arguments[1:]
     return None, arguments
+
+
+def without_multirun(arguments: Sequence[str]) -> list[str]:
+    """Leave out Hydra's `-m`, so that a verb takes the line that `train` takes and expands it itself."""
+    return [a for a in arguments if a not in ("-m", "--multirun")]
 
 
 def _is_bare(argument: str) -> bool:

@@ -2,6 +2,7 @@
 
   scaling plan quickstart
   scaling plan model.params=40M budget.flops=1e17
+  scaling plan model.params=1M,4M budget.tokens=20M    a grid; -m, which train wants, may stand or not
   scaling plan quickstart calibrate=false              no time estimate, no measuring
 
 Times come from a few real steps of the sweep's shapes on this machine (under a minute, then remembered).
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scaling.cli import known_sweep, split_sweep
+from scaling.cli import known_sweep, split_sweep, without_multirun
 from scaling.cli.compose import Sweep, compose_sweep
 from scaling.cli.estimate import Estimate, estimate_seconds
 from scaling.cli.sweep import unique_plans
@@ -27,7 +28,7 @@ OFF = 0.002  # target and actual are both shown where they differ by more
 
 def run_plan(arguments: Sequence[str]) -> int:
     """Print one line per run and the totals."""
-    name, rest = split_sweep(arguments)
+    name, rest = split_sweep(without_multirun(arguments))
     measure = "calibrate=false" not in rest
     rest = [a for a in rest if not a.startswith("calibrate=")]
     sweep = compose_sweep([*([f"sweeps={known_sweep(name)}"] if name else []), *rest])

@@ -26,7 +26,7 @@ from scaling.cli.evaluate import unscored
 from scaling.cli.jobs import TOGETHER, further_configs
 from scaling.cli.progress import run_progress
 from scaling.cli.stopping import leave_if_orphaned, save_if_orphaned
-from scaling.study.errors import FollowedError, ScalingError
+from scaling.study.errors import ConfigError, FollowedError, ScalingError
 from scaling.study.paths import data_dir
 from scaling.study.plan import make_plan
 from scaling.study.record import RunRecord
@@ -40,6 +40,10 @@ def run_train(arguments: Sequence[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     name, rest = split_sweep(arguments)
+    if any(a.startswith("calibrate=") for a in rest):
+        raise ConfigError(
+            "calibrate: belongs to `scaling plan`, which times a few steps; training times nothing. Leave it out."
+        )
     if name is not None:
         sweeping = [] if any(a in _LOOKING for a in rest) else ["-m"]
         rest = [*sweeping, f"sweeps={known_sweep(name)}", *rest]
