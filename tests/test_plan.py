@@ -78,6 +78,33 @@ def test_execution_does_not_change_the_id_and_numbers_do():
     assert len({plan(**base, **change).hash for change in other} | ids) == len(other) + 1
 
 
+def test_keys_that_nothing_reads_make_no_other_run():
+    base = {"model": {"params": "1M"}, "budget": {"tokens": "20M"}}
+
+    def hashes(*optims):
+        return len({plan(**base, optim=o).hash for o in optims})
+
+    cosine, constant = {"schedule": "cosine"}, {"schedule": "constant"}
+    assert hashes(cosine, {**cosine, "cooldown": 0.3, "cooldown_shape": "linear"}) == 1
+    assert hashes(constant, {**constant, "final_lr": 0.1, "cooldown": 0.3}) == 1
+    assert hashes({}, {"base_width": 128, "base_depth": 4}) == 1
+    # and where they are read, they do
+    assert hashes({}, {"cooldown": 0.3}, {"cooldown_shape": "linear"}, {"final_lr": 0.1}) == 4
+    assert hashes(cosine, {**cosine, "final_lr": 0.1}) == 2
+    mup, completep = ({"parametrization": p, "lr": 0.01} for p in ("mup", "completep"))
+    assert hashes(mup, {**mup, "base_depth": 4}) == 1
+    assert hashes(mup, {**mup, "base_width": 128}, completep, {**completep, "base_depth": 4}) == 4
+
+
+def test_setting_hash_forgets_seeds_and_nothing_else():
+    base = {"model": {"params": "1M"}, "budget": {"tokens": "20M"}}
+    first = plan(**base).setting_hash
+    seeds = [{"seed": 1}, {"data": {"order_seed": 5}}, {"seed": 2, "data": {"order_seed": 2}}]
+    assert {plan(**base, **s).setting_hash for s in seeds} == {first}
+    others = [{"optim": {"clip": 0.5}}, {"data": {"val_tokens": 4096}}, {"model": {"params": "1M", "tied": True}}]  # fmt: skip
+    assert len({plan(**{**base, **o}).setting_hash for o in others} | {first}) == 4
+
+
 def test_batch_larger_than_the_budget_is_refused():
     with pytest.raises(ConfigError, match="a batch of 1e\\+06 tokens is larger than the budget"):
         plan(model={"params": "1M"}, budget={"tokens": "100k"}, optim={"batch_tokens": "1M"})

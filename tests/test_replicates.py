@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from small_run import small_plan
 
 import scaling as sl
 from scaling.analysis.fits.replicates import count_replicates
 from scaling.cli import main
 from scaling.study.errors import FitError
+from scaling.training.trainer import train
 
 SIZES = [1e5, 1e6, 1e7]
 
@@ -55,6 +57,25 @@ def test_runs_that_differ_in_more_than_seeds_are_no_replicates():
         sl.seed_noise(rates.assign(lr=np.tile(np.linspace(1e-3, 1e-2, 12), 3)))
     doubled = pd.concat([rates, rates.assign(loss=rates["loss"] + 1e-9)])  # the same seeds again
     assert sl.seed_noise(doubled).freedom == 33
+
+
+def test_recipes_that_only_the_hash_tells_apart_are_no_replicates(tmp_path):
+    recipes = [{}, {"model.activation": "gelu", "model.ffn": 48}, {"optim.eps": 1e-7}]
+    own = {"data.source": "zipf_memory", "data.noise": 0.01, "model.ffn": 32}
+    for recipe in recipes:
+        for seed in (0, 1):
+            train(small_plan(tmp_path, **{**own, **recipe, "seed": seed}))
+    runs = sl.load(tmp_path / "results" / "single")
+    noise = sl.seed_noise(runs)
+    # swiglu has three matrices of 32, gelu two of 48: as many parameters
+    assert runs.frame["N"].nunique() == 1
+    assert (noise.groups, noise.freedom) == (3, 3) and list(noise.table["runs"]) == [2, 2, 2]
+
+
+def test_settings_of_a_foreign_table_are_compared_to_six_digits():
+    rates = table([0.01] * 3)
+    with pytest.raises(FitError, match="no two runs"):
+        sl.seed_noise(rates.assign(eps=np.tile(np.geomspace(1e-12, 1e-7, 12), 3)))
 
 
 def test_replicates_are_those_of_published_tables():

@@ -52,9 +52,12 @@ def test_record_tells_what_was_trained(finished):
     assert record.tokens_per_second > 0 and record.memory_bytes > 1e7
     unknown = {k for k, v in record.to_dict().items() if v is None}
     trunk = {"parent", "parent_tokens", "parent_seconds", "stacked"}
+    unasked = {"horizon", "base_width", "base_depth"}
     assert (
         unknown
-        <= {"reason", "mfu", "family", "source_hash", "val_sets", "init_from", "init_hash"} | trunk
+        <= {"reason", "mfu", "family", "source_hash", "val_sets", "init_from", "init_hash"}
+        | trunk
+        | unasked
     )
 
 

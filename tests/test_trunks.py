@@ -12,7 +12,7 @@ import pytest
 from small_run import BATCH, STEPS, small_plan
 
 from scaling.study.record import read_metrics, read_record
-from scaling.study.trunks import branch_step, find_trunks, trunk_key
+from scaling.study.trunks import branch_step, find_trunks, trunk_hash, trunk_key
 from scaling.training.trainer import train, train_together
 
 BUDGETS = (1, 2, 4)  # x 60 steps
@@ -57,6 +57,7 @@ def test_doubling_budgets_with_a_fifth_of_cooldown_cost_19_instead_of_31(tmp_pat
 def test_runs_that_differ_before_the_cooldown_share_no_trunk(tmp_path, change):
     plans = [*budget_plans(tmp_path, (1, 2)), *budget_plans(tmp_path, (4,), **change)]
     assert trunk_key(plans[2]) != trunk_key(plans[0]) == trunk_key(plans[1])
+    assert trunk_hash(plans[2]) != trunk_hash(plans[0]) == trunk_hash(plans[1])
     assert len(find_trunks(plans)) == 2
 
 

@@ -45,6 +45,13 @@ _RESOLVED = (
     "optim.horizon",
     "data.order_seed",
 )
+# keys that only some choices of another key read: (these keys, while that key is one of these)
+_UNREAD = (
+    (("optim.cooldown", "optim.cooldown_shape"), "optim.schedule", ("cosine", "constant")),
+    (("optim.final_lr",), "optim.schedule", ("constant",)),
+    (("optim.base_width", "optim.base_depth"), "optim.parametrization", ("standard",)),
+    (("optim.base_depth",), "optim.parametrization", ("mup",)),
+)
 _RESOLVED_TO = (
     "steps",
     "batch_seqs",
@@ -115,17 +122,27 @@ class RunPlan:
         changed rule is another. Values at their default do not enter, so that a new key leaves
         finished runs valid; a changed default needs another `HASH_VERSION`.
         """
+        return hash_of([HASH_VERSION, *self.identity])
+
+    @property
+    def setting_hash(self) -> str:
+        """The hash without seeds: what runs have in common that differ in nothing but their luck."""
         asked, resolved, shape = self.identity
-        text = json.dumps([HASH_VERSION, asked, resolved, shape], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        asked.pop("seed", None)
+        resolved.pop("order_seed")
+        return hash_of([HASH_VERSION, asked, resolved, shape])
 
     @property
     def identity(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """What `hash` is taken of: keys that differ from their default, resolved numbers, shape."""
+        """What `hash` is taken of: keys that differ from their default, resolved numbers, shape.
+
+        Keys that are not read, such as the cooldown of a cosine, do not enter.
+        """
+        read = read_keys(self.config)
         asked = {
             k.name: v
             for k, v in config_values(self.config)
-            if k.numbers and v != k.default and not k.name.startswith(_RESOLVED)
+            if k.numbers and v != k.default and k.name in read and not k.name.startswith(_RESOLVED)
         }
         resolved = {name: getattr(self, name) for name in _RESOLVED_TO}
         if self.source is not None:
@@ -147,6 +164,19 @@ class RunPlan:
     @property
     def folder(self) -> Path:
         return Path(self.config.results) / self.config.sweep / self.run_id
+
+
+def hash_of(values: Any) -> str:
+    """Return 8 hex digits of plain values."""
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def read_keys(config: RunConfig) -> dict[str, Any]:
+    """Return the value of every key that has an effect beside the others."""
+    values = {key.name: value for key, value in config_values(config)}
+    unread = {name for names, key, choices in _UNREAD if values[key] in choices for name in names}
+    return {name: value for name, value in values.items() if name not in unread}
 
 
 def make_plan(config: RunConfig) -> RunPlan:

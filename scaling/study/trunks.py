@@ -15,8 +15,9 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from scaling.study.plan import RunPlan
+from scaling.study.plan import RunPlan, hash_of
 from scaling.study.units import format_flops
 
 
@@ -49,6 +50,24 @@ def branch_step(plan: RunPlan) -> int:
 
 def trunk_key(plan: RunPlan) -> str | None:
     """Return what runs of one trunk have in common; null if the schedule has no stable part."""
+    common = _common(plan)
+    return (
+        None if common is None else json.dumps([str(plan.folder.parent), *common], sort_keys=True)
+    )
+
+
+def trunk_hash(plan: RunPlan) -> str | None:
+    """Return 8 hex digits of a run's steps before its cooldown, wherever they are trained.
+
+    Runs with one hash see the same tokens with the same weights until the first of them cools down,
+    whether that was trained once for all or again for each. Null where `trunk_key` is.
+    """
+    common = _common(plan)
+    return None if common is None else hash_of(common)
+
+
+def _common(plan: RunPlan) -> list[dict[str, Any]] | None:
+    """The plan's identity without what only tells where and how it cools down."""
     if plan.config.optim.schedule != "wsd" or plan.config.data.source == "zipf_memory":
         return None
     asked, resolved, shape = plan.identity
@@ -56,7 +75,7 @@ def trunk_key(plan: RunPlan) -> str | None:
         asked.pop(name, None)
     for name in ("steps", "cooldown_steps"):
         resolved.pop(name)
-    return json.dumps([str(plan.folder.parent), asked, resolved, shape], sort_keys=True)
+    return [asked, resolved, shape]
 
 
 def find_trunks(plans: Sequence[RunPlan]) -> list[Trunk]:

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 import yaml
 
-from scaling.study.plan import RunPlan
+from scaling.study.config import RunConfig
+from scaling.study.plan import RunPlan, read_keys
 from scaling.study.record import (
     FINISHED,
     RunRecord,
@@ -29,6 +30,7 @@ from scaling.study.record import (
     write_atomic,
     write_record,
 )
+from scaling.study.trunks import trunk_hash
 from scaling.training.data import TokenData
 from scaling.training.device import Engine
 from scaling.training.evaluate import Evaluation
@@ -36,6 +38,11 @@ from scaling.training.tracker import Tracker, open_tracker
 
 RECORD_SECONDS = 1.0  # run.json is renewed at most this often: each time costs an fsync
 LAST_ROWS = 10  # the record's train_loss is a mean over so many rows (of 200 by default: 5 %)
+
+# keys of `optim` that the record holds under their own names; null where nothing reads them
+OPTIM_FIELDS = (
+    "cooldown", "cooldown_shape", "final_lr", "horizon", "beta1", "beta2", "eps", "clip", "base_width", "base_depth",
+)  # fmt: skip
 
 log = logging.getLogger("scaling")
 OnProgress = Callable[[dict[str, Any]], None]
@@ -230,6 +237,7 @@ def _planned_record(plan: RunPlan) -> RunRecord:
     s, config = plan.shape, plan.config
     return RunRecord(
         run_id=plan.run_id, status="running", sweep=config.sweep, role=config.role, config_hash=plan.hash,
+        setting_hash=plan.setting_hash, trunk_hash=trunk_hash(plan),
         init_from=plan.source.name if plan.source else None, init_hash=plan.source.hash if plan.source else None,
         started_at=utc_now(),
         params_target=plan.params_target, params_convention=config.model.params_convention,
@@ -240,8 +248,14 @@ def _planned_record(plan: RunPlan) -> RunRecord:
         tokens=0, tokens_target=plan.tokens_target, steps=0, steps_planned=plan.steps, batch_tokens=plan.batch_tokens,
         optimizer=config.optim.name, parametrization=config.optim.parametrization, lr=plan.lr, weight_decay=plan.weight_decay, schedule=config.optim.schedule,
         warmup_steps=plan.warmup_steps, cooldown_steps=plan.cooldown_steps, seed=config.seed,
+        **_optim_fields(config),
         order_seed=plan.order_seed, data_source=config.data.source, software=_software(),
     )  # fmt: skip
+
+
+def _optim_fields(config: RunConfig) -> dict[str, Any]:
+    read = read_keys(config)
+    return {name: read.get(f"optim.{name}") for name in OPTIM_FIELDS}
 
 
 def _finite(value: float | None) -> float | None:

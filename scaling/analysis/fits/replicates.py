@@ -20,11 +20,13 @@ from scaling.study.units import format_quantity
 if TYPE_CHECKING:
     from scaling.analysis.data.runs import Runs
 
-# What replicates have in common besides N and D, where a table has it.
+# What replicates have in common besides N and D, where a table has it. In our records setting_hash
+# says it all; the names after it are what tables from elsewhere may tell.
 SETTINGS = (
-    "layers", "width", "heads", "kv_heads", "ffn", "context", "vocab", "family", "batch_tokens", "optimizer",
-    "parametrization", "lr", "peak_lr", "learning_rate", "max_lr", "weight_decay", "schedule", "warmup_steps",
-    "cooldown_steps", "unique_tokens", "data_source", "data_hash", "tokenizer", "precision", "study", "group", "dataset",
+    "setting_hash", "layers", "width", "heads", "kv_heads", "ffn", "context", "vocab", "family", "init_hash",
+    "batch_tokens", "optimizer", "parametrization", "base_width", "lr", "peak_lr", "learning_rate", "max_lr",
+    "final_lr", "beta1", "beta2", "eps", "clip", "weight_decay", "schedule", "warmup_steps", "cooldown_steps",
+    "cooldown_shape", "unique_tokens", "data_source", "data_hash", "tokenizer", "precision", "study", "group", "dataset",
 )  # fmt: skip
 SEEDS = ("seed", "order_seed")
 UNLIKE = 0.05  # Bartlett's p below which groups are said to differ in noise
@@ -178,13 +180,20 @@ def _replicates(runs: Runs) -> list[pd.DataFrame]:
     rows = runs.fit_rows
     by = ["N", "D", *(c for c in SETTINGS if c in rows and rows[c].notna().any())]
     seeds = [c for c in SEEDS if c in rows and rows[c].notna().any()]
-    key = rows[by].round(6).astype(object).where(rows[by].notna(), None).apply(tuple, axis=1)
+    key = rows[by].map(_as_key).apply(tuple, axis=1)
     groups = []
     for _, group in rows.groupby(key, sort=False):
         group = group.drop_duplicates(seeds) if seeds else group
         if len(group) > 1 and np.ptp(group["L"].to_numpy(float)) > 0:
             groups.append(group)
     return sorted(groups, key=lambda g: (g["N"].iloc[0], g["D"].iloc[0]))
+
+
+def _as_key(value: Any) -> Any:
+    """A cell as it is compared: numbers to six digits, what is missing as null."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(f"{value:.6g}")
+    return None if value is None or value is pd.NA else value
 
 
 def _row(runs: Runs, rows: pd.DataFrame, losses: np.ndarray, level: float) -> dict[str, float]:
