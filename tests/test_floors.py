@@ -71,3 +71,9 @@ def test_front_door_loads_nothing_heavy(code):
 def test_lazy_names_all_exist():
     for name in scaling.__all__:
         assert getattr(scaling, name) is not None
+
+
+def test_training_alone_loads_nothing_of_several_processes():
+    code = "import sys, scaling.training.trainer; print([m for m in sys.modules if 'fsdp' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"  # FSDP takes two seconds to import

@@ -1,11 +1,15 @@
 """Progress of a sweep: what it counts and what it says about the time left."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from scaling.cli.progress import seconds_left, sweep_progress
+from scaling.cli.progress import say, seconds_left, sweep_progress
 from scaling.study.config import RunConfig
 from scaling.study.plan import make_plan
-from scaling.study.record import RunRecord, write_record
+from scaling.study.record import RunRecord, read_record, write_record
 from scaling.training.logbook import utc_now
 
 
@@ -47,3 +51,29 @@ def test_time_left_rests_on_what_this_launch_did(before, now, left):
     assert seconds_left(10.0, before=before, now=now) == (
         None if left is None else pytest.approx(left)
     )
+
+
+def closed_pipe():
+    """Return the writing end of a pipe that nobody reads, as `| head` leaves it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def test_line_that_nobody_reads_is_lost_and_the_next_one_too():
+    with os.fdopen(closed_pipe(), "w") as stream:
+        say("one", file=stream)
+        say("two", file=stream)
+
+
+@pytest.mark.parametrize("grid", [[], ["-m", "seed=0,1"]])
+def test_run_goes_on_when_the_reader_of_its_output_has_gone(tmp_path, grid):
+    small = ["model.params=3k", "budget.tokens=8k", "data.source=markov", "data.vocab=64"]
+    kept = ["data.size=100k", "data.val_tokens=4096", "train.evals=3", f"results={tmp_path}"]
+    with os.fdopen(closed_pipe(), "w") as gone:
+        subprocess.run(
+            [sys.executable, "-m", "scaling", "train", *grid, *small, *kept],
+            stdout=gone, stderr=gone, timeout=240, env={**os.environ, "SCALING_CACHE": str(tmp_path / "cache")},
+        )  # fmt: skip
+    records = [read_record(path.parent) for path in tmp_path.glob("single/*/run.json")]
+    assert [r.status for r in records] == ["done"] * (2 if grid else 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +26,20 @@ from scaling.study.record import RunRecord, read_record
 from scaling.study.units import format_duration, format_quantity
 
 POLL_SECONDS = 0.5
+
+
+def say(text: str, *, file: TextIO | None = None) -> None:
+    """Print a line while a run depends on this process: a reader that has gone does not stop it.
+
+    After `... | head` what is printed is lost, and training goes on.
+    """
+    stream = sys.stdout if file is None else file
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 @contextmanager
@@ -70,11 +85,7 @@ def _log_lines(plan: RunPlan) -> Callable[[dict[str, Any]], None]:
         loss = state.get("val_loss")
         if loss is not None and [loss] != last:  # the newest is repeated until the next one
             last[:] = [loss]
-            print(
-                f"{plan.run_id} step {state['step']}/{plan.steps} {_note(state)}",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"{plan.run_id} step {state['step']}/{plan.steps} {_note(state)}", file=sys.stderr)
 
     return show
 
@@ -147,7 +158,7 @@ class _Watch:
 
     def _log(self) -> None:
         for line in self._news(self._records()):
-            print(line, file=sys.stderr, flush=True)
+            say(line, file=sys.stderr)
 
     def _records(self) -> dict[str, RunRecord]:
         records = {}

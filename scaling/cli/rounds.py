@@ -14,6 +14,7 @@ from typing import Any
 
 from scaling.cli.compose import Point
 from scaling.cli.jobs import Job, arrange_jobs
+from scaling.cli.progress import say
 from scaling.study.errors import BusyError, ScalingError
 from scaling.study.plan import RunPlan
 from scaling.study.record import is_finished
@@ -67,7 +68,7 @@ def _after_a_kill(name: str, left: Missing) -> Missing:
             f"{name}: a worker process was killed from outside, perhaps for want of memory. The same command goes "
             "on; hydra.launcher.n_jobs=1 needs the least memory."
         ) from None
-    print(
+    say(
         f"{name}: a worker process was killed from outside, perhaps for want of memory; going on with {len(still)} runs.",
         file=sys.stderr,
     )
@@ -93,7 +94,7 @@ def _wait(name: str, busy: Missing) -> Missing:
         for holder in sorted({h for h in holders.values() if h} - told):
             told.add(holder)
             runs = ", ".join(i for i, h in holders.items() if h == holder)
-            print(f"{name}: {holder} is training {runs}; waiting for it.", file=sys.stderr)
+            say(f"{name}: {holder} is training {runs}; waiting for it.", file=sys.stderr)
         # in this order: a run that ends is first finished and then let go
         given_up = [(p, plan) for p, plan in busy if not holders[plan.run_id] and not is_finished(plan.folder)]  # fmt: skip
         if given_up:
@@ -124,9 +125,9 @@ def report_failures(
             ]
             failed += len(unfinished)
             if unfinished:
-                print(f"{', '.join(unfinished)} failed: {error}", file=sys.stderr)
+                say(f"{', '.join(unfinished)} failed: {error}", file=sys.stderr)
     if failed:
-        print(
+        say(
             f"{failed} of {runs} runs failed; the others are recorded. The same command tries the failed ones again.",
             file=sys.stderr,
         )

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from scaling.cli.progress import say
 from scaling.study.plan import RunPlan
 from scaling.training.claim import read_claim
 
@@ -38,7 +39,7 @@ def stop_together(plans: Sequence[RunPlan]) -> Iterator[None]:
         for other in before:
             signal.signal(other, signal.SIG_DFL)
         number = signal.SIGINT if keyboard.pressed else number
-        print("\nstopping: runs in progress save where they are", file=sys.stderr, flush=True)
+        say("\nstopping: runs in progress save where they are", file=sys.stderr)
         _save_all(plans)
         if number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from scaling.cli.compose import Point, Sweep, expand, local_workers, to_mapping, without_hydra
 from scaling.cli.evaluate import unscored
 from scaling.cli.jobs import Job
-from scaling.cli.progress import sweep_progress
+from scaling.cli.progress import say, sweep_progress
 from scaling.cli.rounds import train_in_rounds
 from scaling.cli.stopping import stop_together
 from scaling.study.errors import ConfigError
@@ -62,23 +62,23 @@ def run_sweep(
     folder = Path(str(base.results)) / sweep.name
     if not missing:
         if is_first():
-            print(
+            say(
                 f"{sweep.name}: all {len(planned)} runs are finished; nothing to train. Records: {folder}"
             )
             if hint := unscored(plan for _, plan in planned):
-                print(hint)
+                say(hint)
         return []
     check_writable(folder)
     write_atomic(folder / "sweep.yaml", _sweep_text(sweep, len(planned)))
     if done and is_first():
-        print(
+        say(
             f"{sweep.name}: {done} of {len(planned)} runs are finished; training {len(missing)}.",
             file=sys.stderr,
         )
 
     saving = describe_saving([plan for _, plan in missing])
     if saving and is_first():
-        print(f"{sweep.name}: {saving}", file=sys.stderr)
+        say(f"{sweep.name}: {saving}", file=sys.stderr)
     plans = [plan for _, plan in missing]
     show = sweep_progress(plans, done=done) if is_first() else nullcontext()
     apart = (local_workers(cfg) or 1) > 1  # one worker is this process itself

@@ -24,7 +24,7 @@ from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import explain, register_schema, search_path_override, to_run_config
 from scaling.cli.evaluate import unscored
 from scaling.cli.jobs import TOGETHER, further_configs
-from scaling.cli.progress import run_progress
+from scaling.cli.progress import run_progress, say
 from scaling.cli.stopping import leave_if_orphaned, save_if_orphaned
 from scaling.study.errors import ConfigError, FollowedError, ScalingError
 from scaling.study.paths import data_dir
@@ -148,9 +148,9 @@ def _train_alone(cfg: DictConfig) -> dict[str, Any]:
         return train(plan).to_dict()
     with run_progress(plan) as on_progress:
         record = train(plan, on_progress=on_progress)
-    print(describe_run(record, str(plan.folder)))
+    say(describe_run(record, str(plan.folder)))
     if record.status == "done" and (hint := unscored([plan])):
-        print(hint)
+        say(hint)
     return record.to_dict()
 
 

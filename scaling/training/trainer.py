@@ -15,7 +15,6 @@ from scaling.training.checkpoint import remove_parts
 from scaling.training.claim import Claim
 from scaling.training.data import TokenData, prepare
 from scaling.training.device import Engine, choose_engine
-from scaling.training.distributed import DistributedLearner, check_rows, follow
 from scaling.training.interrupt import Interrupt, Notice
 from scaling.training.learner import Learner
 from scaling.training.lineup import line_up
@@ -72,6 +71,9 @@ def train_together(
         # 1. of several processes the first does all that follows, the others what it asks of them
         world = stack.enter_context(join(plans[0].config.train)) if plans else None
         if world is not None and not world.first:
+            # FSDP takes seconds to import, which a run of one process does not need
+            from scaling.training.distributed import follow
+
             return follow(world)
         # 2. everything that can be taken, then team after team
         interrupt = stack.enter_context(Interrupt())
@@ -181,6 +183,8 @@ class Job:
     def _engine(self, plan: RunPlan) -> Engine:
         size, beside = 1, 1
         if self.world is not None:
+            from scaling.training.distributed import check_rows
+
             size, beside = self.world.size, self.world.place.local_size
             check_rows(plan.batch_seqs, size)
         return choose_engine(
@@ -193,6 +197,8 @@ class Job:
         engine: Engine = slots[0][0].engine
         plans = [slot[0].plan for slot in slots]
         if self.world is not None:
+            from scaling.training.distributed import DistributedLearner
+
             learner: Any = DistributedLearner(self.world, plans[0], engine)
         elif len(plans) == 1:
             learner = Learner.from_plan(plans[0], engine)
