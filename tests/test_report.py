@@ -14,7 +14,7 @@ from plot_data import isoflop_runs
 from scaling.analysis.data.runs import load
 from scaling.analysis.fits.fitting import fit
 from scaling.analysis.frontier.isoflops import fit_isoflops
-from scaling.present.report import write_report
+from scaling.present.report import spent, write_report
 from scaling.present.verification import verify
 
 BUDGETS = (3e10, 1e11, 3e11, 1e12)
@@ -51,11 +51,32 @@ def plain(path):
     return " ".join(re.sub(r"<[^>]+>", " ", source).split())
 
 
+def test_report_counts_the_steps_of_a_trunk_once(tmp_path):
+    def branches(table):
+        """Every run but the first is half a branch of it."""
+        first = table["run_id"].iloc[0]
+        parent = [None] + [first] * (len(table) - 1)
+        half = [None, *(table["tokens"].iloc[1:] / 2)]
+        return table.assign(
+            parent=parent, parent_tokens=half, seconds=60.0, parent_seconds=[None, *[30.0] * (len(table) - 1)]
+        )  # fmt: skip
+
+    path, runs, _ = study(tmp_path, change=branches)
+    n, first = len(runs.frame), runs.frame["C"].iloc[0]
+    seconds, flops = spent(runs.frame)
+    assert seconds == 60 + 30 * (n - 1)
+    assert flops == pytest.approx(first + (runs.frame["C"].sum() - first) / 2)
+    text = plain(path)
+    assert "counted once" in text and "branch of" in text
+    assert text.count(runs.frame["run_id"].iloc[0]) >= n
+
+
 def test_report_needs_no_network_and_is_small(written):
     source = written[0].read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", source)
     assert "@import" not in source and "url(http" not in source
     assert len(source) < 2e6  # 30 runs; the limit is 5 MB for 1,000
+    assert "branch of" not in source and "counted once" not in source
     assert source.count("<svg") == 7 and plt.get_fignums() == []
 
 

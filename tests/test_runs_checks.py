@@ -65,6 +65,63 @@ def test_each_fault_is_named(code, columns, says):
     assert re.search(says, texts[0])
 
 
+def test_trunks_are_known_by_their_hash_whoever_was_the_parent():
+    hashes = {"trunk_hash": ["a"] * 3 + ["b"] * 3 + [None] * 6}
+    (text,) = found(table(**{**GOOD, **hashes}))
+    assert "6 of 12 runs branch from 2 trunks" in text
+    # a budget that was added later has no parent, and the same hash
+    (text,) = found(table(**{**GOOD, **hashes, "parent": ["t"] * 2 + [None] * 10}))
+    assert "6 of 12 runs branch from 2 trunks" in text
+
+
+def ladders(sizes, seeds=1):
+    """Three budgets on each trunk; a trunk for each size and seed."""
+    N = np.geomspace(1e7, 1e9, sizes)
+    frame = pd.DataFrame(
+        [
+            {"N": n, "D": d, "seed": s, "trunk_hash": f"{i}{s}"}
+            for i, n in enumerate(N)
+            for s in range(seeds)
+            for d in (1e9, 4e9, 16e9)
+        ]
+    )
+    rng = np.random.default_rng(0)
+    noise = 1 + 0.002 * rng.standard_normal(len(frame))
+    return frame.assign(loss=(1.7 + 400 * frame["N"] ** -0.34 + 400 * frame["D"] ** -0.28) * noise)
+
+
+def test_intervals_that_draw_whole_trunks_answer_the_doubt():
+    def seen(frame, intervals):
+        warnings = fit(load(frame), intervals=intervals, resamples=40).warnings
+        return {w.split(":")[0]: w for w in warnings if w.startswith(("W-TRUNK", "W-CLUSTER"))}
+
+    # what is advised is followed, and then there is nothing more to say
+    assert "Use intervals=by_model," in seen(ladders(12), "profile")["W-TRUNK"]
+    assert seen(ladders(12), "by_model") == {}
+    assert "Use intervals=by:trunk_hash," in seen(ladders(4, 3), "profile")["W-TRUNK"]
+    assert seen(ladders(4, 3), "by:trunk_hash") == {}
+    # too few of either: no advice that cannot be followed, and few clusters are no answer
+    few = seen(ladders(4), "profile")
+    assert "only 4 trunks" in few["W-TRUNK"] and "intervals=" not in few["W-TRUNK"]
+    assert set(seen(ladders(4), "by_model")) == {"W-CLUSTER"}
+    assert "draws from 4 clusters" in seen(ladders(4), "by_model")["W-CLUSTER"]
+    # budgets are across trunks
+    assert set(seen(ladders(12), "by:D")) == {"W-TRUNK", "W-CLUSTER"}
+
+
+def test_runs_from_trained_weights_are_named():
+    assert found(table(init_hash=None)) == []
+    (text,) = found(table(init_hash=["a"] * 5 + [None] * 7))
+    assert text.startswith("W-INIT: 5 of 12 runs start from trained weights")
+    runs = load(table(init_hash=["a"] * 5 + [None] * 7))
+    assert check_runs(runs.where(runs.fit_rows["init_hash"].isna())) == []  # as it advises
+    (text,) = found(table(init_hash="a"))
+    assert text.startswith("W-INIT: all 12 runs")
+    assert found(table(init_hash="a"), laws.get("finetune_N")) == []
+    mixed = table(init_hash=["a"] * 5 + [None] * 7, pretrained=[1.0] * 5 + [0.0] * 7)
+    assert found(mixed, laws.get("transfer_loss")) == []
+
+
 def test_a_law_that_knows_of_repetition_answers_the_doubt():
     repeats = laws.Law(
         name="r", formula="", params=(), loss=lambda **_: 0, inputs=("N", "D", "unique_tokens")

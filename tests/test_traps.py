@@ -77,6 +77,8 @@ FAULTS = {
     "W-SCHED": lambda: check_runs(table(steps=halves(1000, 600), steps_planned=1000)),
     "W-WARM": lambda: check_runs(table(warmup_steps=300, steps=1000)),
     "W-TRUNK": lambda: check_runs(table(parent=["one"] * 36)),
+    "W-INIT": lambda: check_runs(table(init_hash=halves("one", None))),
+    "W-CLUSTER": lambda: fit(grid(), intervals="by_model", resamples=40).warnings,
     "W-EPOCH": lambda: check_runs(table(unique_tokens=1e9)),
     "W-VOCAB": lambda: check_runs(table(tokenizer=halves("gpt2", "llama"))),
     "W-OBJ": lambda: check_runs(table(objective=halves("clm", "mlm"))),

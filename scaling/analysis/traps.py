@@ -24,6 +24,8 @@ TRAPS = {
     "W-PRIOR": "published hyperparameters, which are priors for a sweep and not settings",
     "W-TUNE": "a learning-rate optimum at the edge of its sweep",
     "W-TRUNK": "branches of one trunk treated as independent runs",
+    "W-CLUSTER": "too few clusters of runs to carry an interval",
+    "W-INIT": "runs that start from trained weights, fitted as if they were fresh",
     "W-EPOCH": "more tokens than unique ones, without a law of repetition",
     "W-UNIT": "a value that looks as if it were in another unit",
     "W-VOCAB": "losses per token compared across tokenizers",

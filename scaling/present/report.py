@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from scaling.analysis.data.runs import Runs
+from scaling.analysis.data.tables import number
 from scaling.analysis.fits.fitting import Fit
 from scaling.analysis.frontier.envelope import Envelope
 from scaling.analysis.frontier.isoflops import IsoFlops
@@ -167,54 +168,32 @@ def _fit_section(
 
 def _runs_section(runs: Runs, fit: Fit) -> str:
     residual = fit.residuals().set_index("run_id")["residual"]
-    rows, values = [], []
+    if not residual.index.is_unique:
+        residual = residual.iloc[:0]
+    branched = _has(runs.frame, "parent")
+    cells, values = [], []
     for row in _in_order(runs.frame).to_dict("records"):
-        away = (
-            100 * residual[row["run_id"]]
-            if row["run_id"] in residual.index and residual.index.is_unique
-            else float("nan")
-        )
-        error = row.get("val_loss_se")
-        rows.append([
+        away, error = 100 * residual.get(row["run_id"], math.nan), row.get("val_loss_se")
+        seconds, parent = _number(row.get("seconds")), row.get("parent")
+        cells.append([
             str(row["run_id"]), row["status"], row["role"], format_quantity(row["N"]), format_quantity(row["D"]), format_flops(row["C"]),
-            _loss(row["L"]), _loss(error), "-" if math.isnan(away) else f"{away:+.2f}", format_duration(_number(row.get("seconds"))),
+            _loss(row["L"]), _loss(error), "-" if math.isnan(away) else f"{away:+.2f}", format_duration(seconds),
+            *(["-" if parent is None or pd.isna(parent) else str(parent)] if branched else []),
         ])  # fmt: skip
-        values.append(
-            [
-                None,
-                None,
-                None,
-                *(
-                    _number(v)
-                    for v in (
-                        row["N"],
-                        row["D"],
-                        row["C"],
-                        row["L"],
-                        error,
-                        away,
-                        row.get("seconds"),
-                    )
-                ),
-            ]
-        )
+        numbers = [_number(v) for v in (row["N"], row["D"], row["C"], row["L"], error, away)]
+        values.append([None, None, None, *numbers, seconds, *([None] if branched else [])])
     header = [
-        "run",
-        "status",
-        "role",
-        "N",
-        "D [tokens]",
-        "C [FLOPs]",
-        f"{runs.loss} [nats/token]",
-        "standard error",
-        "from the law [%]",
-        "time",
-    ]
+        "run", "status", "role", "N", "D [tokens]", "C [FLOPs]", f"{runs.loss} [nats/token]", "standard error",
+        "from the law [%]", "time", *(["branch of"] if branched else []),
+    ]  # fmt: skip
+    notes = ["Select a heading to sort."]
+    if branched:
+        notes.append("Time, D and C are those of the whole run; a branch shares its first steps with the run it is a branch of.")  # fmt: skip
     skipped = [f"Skipped {p.path}: {p.message}" for p in runs.problems]
     return page.section(
         "Runs",
-        page.paragraph("Select a heading to sort.", "note"),
-        page.table(Table(header, rows), values=values),
+        page.paragraph(" ".join(notes), "note"),
+        page.table(Table(header, cells), values=values),
         page.bullets(skipped),
     )
 
@@ -231,17 +210,31 @@ def _setup_section(runs: Runs) -> str:
         [f"{group}: {c.replace('_', ' ')}", _values(rows[c])]
         for group, columns in SETUP
         for c in columns
-        if c in rows and rows[c].notna().any()
+        if _has(rows, c)
     ]
     software: dict[str, set[str]] = {}
     for versions in rows["software"].dropna() if "software" in rows else []:
         for package, version in versions.items():
             software.setdefault(package, set()).add(str(version))
     body += [[f"Software: {k}", ", ".join(sorted(v))] for k, v in software.items()]
-    if "seconds" in rows and rows["seconds"].notna().any():
-        body.append(["Total time of all runs", format_duration(float(rows["seconds"].sum()))])
-    body.append(["Total compute of all runs", f"{format_flops(float(rows['C'].sum()))} FLOPs"])
+    seconds, flops = spent(rows)
+    once = ", steps shared by several runs counted once" if _has(rows, "parent") else ""
+    if _has(rows, "seconds"):
+        body.append(["Total time of all runs", format_duration(seconds) + once])
+    body.append(["Total compute of all runs", f"{format_flops(flops)} FLOPs{once}"])
     return page.section("How it was run", page.table(Table(["", "value"], body)), name="setup")
+
+
+def spent(rows: pd.DataFrame) -> tuple[float, float]:
+    """Return seconds and FLOPs (in the convention of C) of runs, the steps of a trunk once."""
+    seconds, tokens = number(rows, "seconds"), number(rows, "tokens")
+    shared = (number(rows, "parent_tokens") / tokens).fillna(0.0)
+    once = seconds - number(rows, "parent_seconds").fillna(0.0)
+    return float(once.sum()), float((rows["C"] * (1 - shared)).sum())
+
+
+def _has(rows: pd.DataFrame, name: str) -> bool:
+    return name in rows and bool(rows[name].notna().any())
 
 
 def _values(column: pd.Series) -> str:

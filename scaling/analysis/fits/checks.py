@@ -13,6 +13,7 @@ import pandas as pd
 
 from scaling.analysis.data.conventions import is_per_byte, is_set
 from scaling.analysis.data.tables import number
+from scaling.analysis.fits.kinship import check_trunks
 from scaling.analysis.fits.refusals import compute_ratio
 from scaling.analysis.traps import warn
 from scaling.study.units import format_quantity
@@ -30,18 +31,20 @@ MISFIT, FAR_OFF = 0.15, 0.4  # SD of log residuals, and one of them: losses scat
 HIGH = 12.0  # nats/token; guessing evenly among 100,000 tokens costs 11.5
 
 
-def check_runs(runs: Runs, law: Law | None = None) -> list[str]:
+def check_runs(runs: Runs, law: Law | None = None, *, intervals: str = "") -> list[str]:
     """Return the named warnings about the runs of the fit set; none means no trap was seen.
 
     Args:
         runs: the runs in their conventions; law: the law to be fitted, which may answer a doubt.
+        intervals: how they are found; clusters that hold whole trunks answer the doubt about those.
     """
     checks: tuple[Callable[[Runs, pd.DataFrame, Law | None], Iterator[str]], ...] = (
         _conventions, _left_out, _unit_of_loss, _swapped, _one_ratio, _curves, _schedule, _warmup,
-        _trunks, _epochs, _tokenizers, _objectives, _unread,
+        _started, _epochs, _tokenizers, _objectives, _unread,
     )  # fmt: skip
     rows = runs.fit_rows
-    return [text for check in checks for text in check(runs, rows, law)]
+    found = [text for check in checks for text in check(runs, rows, law)]
+    return found + list(check_trunks(runs, intervals))
 
 
 def check_description(fit: Fit) -> list[str]:
@@ -220,15 +223,21 @@ def _warmup(runs: Runs, rows: pd.DataFrame, law: Law | None) -> Iterator[str]:
         )
 
 
-def _trunks(runs: Runs, rows: pd.DataFrame, law: Law | None) -> Iterator[str]:
-    if "parent" not in rows:
+def _started(runs: Runs, rows: pd.DataFrame, law: Law | None) -> Iterator[str]:
+    """Training that went into the weights a run started from is in none of its columns."""
+    name = "" if law is None else law.name
+    if "init_hash" not in rows or name.startswith("transfer"):
         return
-    family = rows["parent"].where(rows["parent"].notna(), rows["run_id"])
-    sizes = family.value_counts()
-    if sizes.max() > 1:
+    count = int(rows["init_hash"].notna().sum())
+    if 0 < count < len(rows):
         yield warn(
-            "W-TRUNK",
-            f"{sizes[sizes > 1].sum()} of {len(rows)} runs branch from {(sizes > 1).sum()} trunks and share their luck, so intervals over single runs are too narrow. Use intervals that draw whole trunks.",
+            "W-INIT",
+            f"{count} of {len(rows)} runs start from trained weights (column init_from), and their D leaves out what those had seen. Leave them out (runs.where(runs.fit_rows['init_hash'].isna())) or fit them alone (group=init_hash).",
+        )
+    elif count and not name.startswith("finetune"):
+        yield warn(
+            "W-INIT",
+            f"all {count} runs start from trained weights (column init_from), so this law is one of going on from them: its D leaves out what they had seen, and its optimum is not that of fresh models. Say so beside its numbers.",
         )
 
 

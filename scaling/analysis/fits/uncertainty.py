@@ -120,7 +120,8 @@ def bootstrap(
     count = int(label.max()) + 1
     if count < 3:
         raise FitError(
-            f"intervals: {count} clusters cannot be resampled; needs 3 or more. Use bootstrap or profile."
+            f"intervals: {count} clusters cannot be resampled; needs 3 or more, better 10. Train other sizes or seeds; "
+            "bootstrap and profile take all runs as independent, which is too narrow if clusters share their luck."
         )
 
     def resample(how_many: int) -> np.ndarray:

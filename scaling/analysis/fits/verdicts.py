@@ -9,7 +9,7 @@ import numpy as np
 
 from scaling.analysis.fits.checks import check_description, check_runs
 from scaling.analysis.fits.noise import robust_sd
-from scaling.analysis.fits.posed import law_inputs
+from scaling.analysis.fits.posed import FEW_CLUSTERS, clusters, law_inputs
 from scaling.analysis.fits.uncertainty import covariance
 from scaling.analysis.traps import warn
 
@@ -29,10 +29,10 @@ def judge(fit: Fit) -> list[str]:
     """Return the warnings of a fit, the gravest first; none means that no check failed."""
     checks = (
         _misfit, _same_text, _converged, _basins, _floor, _bounds, _needs, _traded, _spans, _few_runs,
-        _outliers, _sharp, _precision,
+        _few_clusters, _outliers, _sharp, _precision,
     )  # fmt: skip
     own = [sentence for check in checks for sentence in check(fit)]
-    return own + check_runs(fit.runs, fit.law)
+    return own + check_runs(fit.runs, fit.law, intervals=fit.intervals)
 
 
 def judge_distance(factor: float, what: str = "C") -> list[str]:
@@ -171,6 +171,16 @@ def _few_runs(fit: Fit) -> Iterator[str]:
         yield warn(
             "W-FEW",
             f"{len(fit.runs)} runs for {free} free parameters is few; intervals are rough. Aim for {3 * free} or more.",
+        )
+
+
+def _few_clusters(fit: Fit) -> Iterator[str]:
+    labels = clusters(fit.runs, fit.intervals)
+    count = FEW_CLUSTERS if labels is None else len(np.unique(labels))
+    if count < FEW_CLUSTERS:
+        yield warn(
+            "W-CLUSTER",
+            f"intervals={fit.intervals} draws from {count} clusters only, which cannot carry an interval: read it as a lower bound. Train more of them ({FEW_CLUSTERS} or more), such as other sizes or seeds.",
         )
 
 
