@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from scaling.study.shape import ModelShape
 from scaling.training import native
-from scaling.training.kernels import RmsNorm
+from scaling.training.direct_parts import KeptNorm, Norm, book_gradient, build_linear
 
 if TYPE_CHECKING:
     from scaling.training.model import Block, Transformer
@@ -41,10 +41,11 @@ def suits_direct(model: Transformer) -> bool:
 
 
 class Direct:
-    """Loss and gradients of one model.
+    """Loss and gradients of one model, or of K models at once.
 
     Args:
-        model: a Transformer that `suits_direct`; its parameters must stay where they are.
+        model: a Transformer that `suits_direct`; its parameters must stay where they are. Those of K
+            models have a leading axis [K, ...].
         dtype: of the products: float32, or bfloat16 as under autocast.
     """
 
@@ -54,7 +55,8 @@ class Direct:
         self.wave_TD, self.turn_TQ2 = model.wave_TD, model.turn_TQ2
         blocks: list[Block] = list(model.blocks)  # type: ignore[arg-type]
         self.blocks = [_Block(block, model.shape, dtype) for block in blocks]
-        self.norm, self.head = _Norm(model.norm, dtype), _Linear(model.head, dtype)
+        self.models = len(self.table) if self.table.dim() == 3 else 0  # 0: one, without the axis
+        self.norm, self.head = Norm(model.norm, dtype), build_linear(model.head, dtype)
         linears = [self.head, *(m for b in self.blocks for m in b.linears)]
         self.casts = [pair for linear in linears for pair in linear.casts()]
         self.fresh = True  # the next gradients are the first of a step
@@ -72,11 +74,11 @@ class Direct:
         """Add the gradients of a micro-batch to those of the step, and return share x its loss.
 
         Args:
-            tokens_BT, targets_BT: int64.
+            tokens_BT, targets_BT: int64; of K models [K, B, T], and the losses are [K].
             share: of the step's sequences that these are.
         """
         # 1. forward
-        targets_BT = targets_BT.contiguous()
+        targets_BT, tokens_BT = targets_BT.contiguous(), self._rows(tokens_BT)
         x_ND = self._embed(tokens_BT)
         delta_ND, saved = None, []
         for block in self.blocks:
@@ -86,17 +88,17 @@ class Direct:
         logits_NV = self.head.forward(h_ND)
         loss_N, lse_N = _loss(logits_NV, targets_BT)
         # 2. backward; logits give their place to their gradients
-        grad_N = torch.full_like(loss_N, share).div_(loss_N.numel())
+        grad_N = torch.full_like(loss_N, share).div_(loss_N.numel() // max(1, self.models))
         native.call(
             "loss_backward", self.dtype, logits_NV, targets_BT, lse_N, grad_N, logits_NV, logits_NV.shape[1],
             count=len(loss_N),
         )  # fmt: skip
         dhead_VD = None
         if self.head.weight is self.table:  # its share is added to the table's
-            dhead_VD = torch.mm(logits_NV.t(), h_ND).float()
+            dhead_VD = self.head.product(logits_NV, h_ND).float()
         else:
             self.head.book(logits_NV, h_ND, fresh=self.fresh)
-        dh_ND = torch.mm(logits_NV, self.head.w_OI)
+        dh_ND = self.head.pull(logits_NV)
         dx_ND, ddelta_ND = self.norm.backward(dh_ND, None, kept_norm, fresh=self.fresh)
         for block in reversed(self.blocks):
             dx_ND, ddelta_ND = block.backward(
@@ -104,7 +106,8 @@ class Direct:
             )
         self._book_tables(dx_ND, tokens_BT, dhead_VD)
         self.fresh = False
-        return loss_N.mean() * share
+        mean = loss_N.view(self.models, -1).mean(1) if self.models else loss_N.mean()
+        return mean * share
 
     @torch.no_grad()
     def score(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -117,124 +120,51 @@ class Direct:
         _, h_ND, _ = self.norm.forward(x_ND, delta_ND)
         return _loss(self.head.forward(h_ND), targets_BT)[0].view_as(targets_BT)
 
+    def _rows(self, tokens_BT: Tensor) -> Tensor:
+        """Return sequences as rows of the table; K models' [K, B, T] as [K B, T] of all tables."""
+        if not self.models:
+            return tokens_BT
+        first_K11 = torch.arange(0, self.models * self.shape.vocab, self.shape.vocab).view(-1, 1, 1)
+        return (tokens_BT + first_K11).flatten(0, 1)
+
     def _embed(self, tokens_BT: Tensor) -> Tensor:
         T = tokens_BT.shape[1]
-        x_BTD = torch.nn.functional.embedding(tokens_BT, self.table)
-        if self.position is not None:
+        # no copy, unless the tables of K models have a gap between them
+        x_BTD = nn.functional.embedding(tokens_BT, self.table.reshape(-1, self.table.shape[-1]))
+        if self.position is not None and self.models:
+            x_KBTD = x_BTD.view(self.models, -1, *x_BTD.shape[1:]) + self.position[:, None, :T]
+            x_BTD = x_KBTD.flatten(0, 1)
+        elif self.position is not None:
             x_BTD = x_BTD + self.position[:T]
         elif self.wave_TD is not None:
             x_BTD = x_BTD + self.wave_TD[:T]
         return x_BTD.view(-1, x_BTD.shape[-1])
 
     def _book_tables(self, dx_ND: Tensor, tokens_BT: Tensor, dhead_VD: Tensor | None) -> None:
-        T, (V, D) = tokens_BT.shape[1], self.table.shape
+        T, (V, D), K = tokens_BT.shape[1], self.table.shape[-2:], max(1, self.models)
         if self.position is not None:
-            dposition_TD = dx_ND.view(-1, T, D).sum(0)
-            if len(self.position) > T:
-                dposition_TD = nn.functional.pad(dposition_TD, (0, 0, 0, len(self.position) - T))
-            _book(self.position, dposition_TD, fresh=self.fresh)
+            dposition_KTD = dx_ND.view(K, -1, T, D).sum(1)
+            if (longest := self.position.shape[-2]) > T:
+                dposition_KTD = nn.functional.pad(dposition_KTD, (0, 0, 0, longest - T))
+            book_gradient(self.position, dposition_KTD.view_as(self.position), fresh=self.fresh)
         dtable_VD = torch.ops.aten.embedding_dense_backward(
-            dx_ND, tokens_BT.reshape(-1), V, -1, False
-        )
+            dx_ND, tokens_BT.reshape(-1), K * V, -1, False
+        ).view_as(self.table)
         if dhead_VD is not None:
             dtable_VD.add_(dhead_VD)
-        _book(self.table, dtable_VD, fresh=self.fresh)
-
-
-class _Linear:
-    """A matrix and its bias, in the precision of products."""
-
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
-        self.weight, self.bias = linear.weight, linear.bias
-        self.w_OI = self.weight.detach().to(dtype)  # the parameter itself where dtype is its own
-        self.w_IO = self.w_OI.t()
-        self.b_O = None if self.bias is None else self.bias.detach().to(dtype)
-
-    def casts(self) -> list[tuple[Tensor, Tensor]]:
-        """Return the copies to renew and what they are copies of."""
-        pairs = [(self.w_OI, self.weight), (self.b_O, self.bias)]
-        return [(a, b) for a, b in pairs if a is not None and a.dtype != b.dtype]
-
-    def forward(self, x_NI: Tensor) -> Tensor:
-        if self.b_O is None:
-            return torch.mm(x_NI, self.w_IO)
-        return torch.addmm(self.b_O, x_NI, self.w_IO)
-
-    def backward(self, g_NO: Tensor, x_NI: Tensor, *, fresh: bool) -> Tensor:
-        """Book the gradients and return that of the inputs."""
-        self.book(g_NO, x_NI, fresh=fresh)
-        return torch.mm(g_NO, self.w_OI)
-
-    def book(self, g_NO: Tensor, x_NI: Tensor, *, fresh: bool) -> None:
-        """Book the gradients of weight and bias."""
-        if self.bias is not None:
-            _book(self.bias, g_NO.sum(0), fresh=fresh)
-        if fresh and self.weight.grad is not None and g_NO.dtype == self.weight.dtype:
-            torch.mm(g_NO.t(), x_NI, out=self.weight.grad)
-        else:
-            _book(self.weight, torch.mm(g_NO.t(), x_NI), fresh=fresh)
-
-
-@dataclass(frozen=True)
-class _KeptNorm:
-    """What a norm's backward pass needs."""
-
-    total_ND: Tensor
-    mean_N: Tensor
-    inverse_N: Tensor
-    added: bool
-
-
-class _Norm:
-    """A norm that takes in the residual addition before it."""
-
-    def __init__(self, norm: nn.Module, dtype: torch.dtype) -> None:
-        assert isinstance(norm, RmsNorm | nn.LayerNorm)
-        self.weight, self.eps, self.dtype = norm.weight, norm.eps, dtype
-        self.bias = norm.bias if isinstance(norm, nn.LayerNorm) else None
-        self.centred = int(isinstance(norm, nn.LayerNorm))
-
-    def forward(self, x_ND: Tensor, delta_ND: Tensor | None) -> tuple[Tensor, Tensor, _KeptNorm]:
-        """Return x + delta, its norm, and what `backward` needs."""
-        N, D = x_ND.shape
-        total_ND = x_ND if delta_ND is None else torch.empty_like(x_ND)
-        y_ND = torch.empty(N, D, dtype=self.dtype)
-        mean_N, inverse_N = torch.empty(2, N).unbind()
-        native.call(
-            "norm_forward", self.dtype, x_ND, delta_ND, 1.0, self.weight, self.bias, self.eps, self.centred,
-            total_ND, y_ND, mean_N, inverse_N, D, count=N,
-        )  # fmt: skip
-        return total_ND, y_ND, _KeptNorm(total_ND, mean_N, inverse_N, delta_ND is not None)
-
-    def backward(
-        self, dy_ND: Tensor, dtotal_ND: Tensor | None, kept: _KeptNorm, *, fresh: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Book the gains' gradients; return those of x, and of delta if there was one."""
-        N, D = dy_ND.shape
-        dx_ND = torch.empty_like(kept.total_ND)
-        ddelta_ND = torch.empty(N, D, dtype=self.dtype) if kept.added else None
-        dgains_P2D = torch.zeros(native.parts(N), 2, D)
-        native.call(
-            "norm_backward", self.dtype, dy_ND, dtotal_ND, kept.total_ND, self.weight, kept.mean_N, kept.inverse_N,
-            1.0, self.centred, int(self.bias is not None), dx_ND, ddelta_ND, native.Each(dgains_P2D), D, count=N,
-        )  # fmt: skip
-        dweight_D, dbias_D = dgains_P2D.sum(0).unbind()
-        _book(self.weight, dweight_D, fresh=fresh)
-        if self.bias is not None:
-            _book(self.bias, dbias_D, fresh=fresh)
-        return dx_ND, ddelta_ND
+        book_gradient(self.table, dtable_VD, fresh=self.fresh)
 
 
 @dataclass(frozen=True)
 class _KeptBlock:
     """What a block's backward pass needs, in the order in which it was made."""
 
-    norm1: _KeptNorm
+    norm1: KeptNorm
     h1_ND: Tensor
     qkv_BTE: Tensor
     heads_ND: Tensor
     lse_BHT: Tensor
-    norm2: _KeptNorm
+    norm2: KeptNorm
     h2_ND: Tensor
     gate_NF: Tensor
     up_NF: Tensor | None
@@ -246,11 +176,11 @@ class _Block:
 
     def __init__(self, block: Block, shape: ModelShape, dtype: torch.dtype) -> None:
         self.s, self.dtype, self.kind = shape, dtype, _KINDS[shape.activation]
-        self.norm1, self.norm2 = _Norm(block.attention_norm, dtype), _Norm(block.ffn_norm, dtype)
+        self.norm1, self.norm2 = Norm(block.attention_norm, dtype), Norm(block.ffn_norm, dtype)
         attention, ffn = block.attention, block.ffn
-        self.qkv, self.out = _Linear(attention.qkv, dtype), _Linear(attention.out, dtype)
-        self.up, self.down = _Linear(ffn.up, dtype), _Linear(ffn.down, dtype)
-        self.gate = None if ffn.gate is None else _Linear(ffn.gate, dtype)
+        self.qkv, self.out = build_linear(attention.qkv, dtype), build_linear(attention.out, dtype)
+        self.up, self.down = build_linear(ffn.up, dtype), build_linear(ffn.down, dtype)
+        self.gate = None if ffn.gate is None else build_linear(ffn.gate, dtype)
         self.scale = shape.attention_scale or 1 / math.sqrt(shape.head_size)
         parts = (self.qkv, self.out, self.up, self.down, self.gate)
         self.linears = [part for part in parts if part is not None]
@@ -318,13 +248,3 @@ def _loss(logits_NV: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
     loss_N, lse_N = torch.empty(2, N).unbind()
     native.call("loss_forward", logits_NV.dtype, logits_NV, targets_BT, loss_N, lse_N, V, count=N)
     return loss_N, lse_N
-
-
-def _book(parameter: Tensor, gradient: Tensor, *, fresh: bool) -> None:
-    """Overwrite a parameter's gradient, or add to it."""
-    if parameter.grad is None:
-        parameter.grad = gradient.to(parameter.dtype, copy=True)
-    elif fresh:
-        parameter.grad.copy_(gradient)
-    else:
-        parameter.grad.add_(gradient)

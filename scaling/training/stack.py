@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from scaling.study.plan import RunPlan
 from scaling.study.shape import ModelShape
 from scaling.training.device import Engine, available_memory
+from scaling.training.direct import Direct
 from scaling.training.learner import Learner
 from scaling.training.model import Transformer
 from scaling.training.optim import set_lr
@@ -57,7 +58,7 @@ class StackedLearner:
         self.learners, self.slots = list(learners), len(learners)
         self.engine, self.clip = learners[0].engine, learners[0].clip
         self.wave, self.store = wave, _Store(self.learners)
-        self._waves: list[tuple[slice, StackedTransformer]] = []
+        self._waves: list[tuple[slice, StackedTransformer | Direct]] = []
 
     def learn(
         self, inputs: np.ndarray, targets: np.ndarray, *, lr: Sequence[float]
@@ -81,21 +82,24 @@ class StackedLearner:
         norm = self.store.step(lr, clip=self.clip)
         return torch.cat(totals), norm
 
-    def _gradients(self, model: StackedTransformer, x: Tensor, y: Tensor) -> Tensor:
+    def _gradients(self, model: StackedTransformer | Direct, x: Tensor, y: Tensor) -> Tensor:
         """Book the gradients of some models' batches, in micro-batches; returns mean losses."""
         rows, micro = x.shape[1], self.engine.micro_seqs
         total = torch.zeros(len(x), device=self.engine.device)
         model.begin()
         for first in range(0, rows, micro):
-            part = slice(first, first + micro)
+            part, share = slice(first, first + micro), min(micro, rows - first) / rows
+            if isinstance(model, Direct):
+                total += model.learn(x[:, part], y[:, part], share)
+                continue
             with self.engine.autocast():
                 loss, *rest = model(x[:, part], y[:, part])
-            loss = loss * (min(micro, rows - first) / rows)
+            loss = loss * share
             model.backward(loss.sum(), *rest)
             total += loss.detach()
         return total
 
-    def _divide(self, sizes: torch.Size) -> list[tuple[slice, StackedTransformer]]:
+    def _divide(self, sizes: torch.Size) -> list[tuple[slice, StackedTransformer | Direct]]:
         """Return the models that are computed at once, wave after wave."""
         if not self._waves:
             tokens = min(sizes[1], self.engine.micro_seqs) * sizes[2]
@@ -109,8 +113,24 @@ class StackedLearner:
                 ).to(self.engine.device)
                 part = slice(first, last)
                 weights = {n: w.part(part) for n, w in self.store.weights.items()}
-                self._waves.append((part, StackedTransformer(frame, weights)))
+                self._waves.append((part, self._passes(frame, weights)))
         return self._waves
+
+    def _passes(
+        self, frame: Transformer, weights: dict[str, Weights]
+    ) -> StackedTransformer | Direct:
+        """Return the passes of some models: written out where those of a model alone are."""
+        plain = self.learners[0].direct
+        if plain is None:
+            return StackedTransformer(frame, weights)
+        for name, home in weights.items():
+            owner, _, last = name.rpartition(".")
+            parameter = nn.Parameter(home.value)
+            parameter.grad = home.grad
+            setattr(frame.get_submodule(owner), last, parameter)
+        if frame.shape.tied:
+            frame.head.weight = frame.embedding.weight
+        return Direct(frame, plain.dtype)
 
     def module(self, slot: int) -> nn.Module:
         """Return the plain model of a slot, to be called as module(x, y, reduction="none")."""
