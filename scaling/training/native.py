@@ -97,9 +97,12 @@ def call(name: str, dtype: torch.dtype, *arguments: Argument, count: int, groups
 
     def run(part: int) -> None:
         first, last = rows * part // threads, rows * (part + 1) // threads
+        values = [_value(a, part) for a in arguments]
+        steps = [(at, _step(a)) for at, a in enumerate(arguments) if groups > 1 and _step(a)]
         for group in range(groups):
-            values = [_value(a, part, group) for a in arguments]
             function(*values, group * rows + first, group * rows + last)
+            for at, step in steps:
+                values[at] += step
 
     if threads == 1:
         run(0)
@@ -107,15 +110,24 @@ def call(name: str, dtype: torch.dtype, *arguments: Argument, count: int, groups
         list(_pool(threads).map(run, range(threads)))
 
 
-def _value(argument: Argument, part: int, group: int) -> float | None:
+def _value(argument: Argument, part: int) -> Any:
+    """Return what the first group is called with."""
     if isinstance(argument, Tensor):
         return argument.data_ptr()
     if isinstance(argument, OfGroup):
-        rows = argument.rows
-        return rows.data_ptr() + group * rows.stride(0) * rows.element_size()
+        return argument.rows.data_ptr()
     if isinstance(argument, Each):
-        return _value(OfGroup(argument.rows[part]), part, group)
+        return argument.rows[part].data_ptr()
     return argument
+
+
+def _step(argument: Argument) -> int:
+    """Return by how many bytes an argument moves from one group to the next."""
+    if isinstance(argument, Each):
+        return argument.rows.stride(1) * argument.rows.element_size()
+    if isinstance(argument, OfGroup):
+        return argument.rows.stride(0) * argument.rows.element_size()
+    return 0
 
 
 @functools.cache
