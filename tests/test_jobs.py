@@ -18,7 +18,7 @@ from scaling.cli.compose import (
     to_run_config,
     without_hydra,
 )
-from scaling.cli.jobs import TOGETHER, _changes, arrange_jobs, further_configs
+from scaling.cli.jobs import TOGETHER, _changes, arrange_jobs, further_configs, stack_sizes
 from scaling.cli.rounds import report_failures
 from scaling.cli.sweep import unique_plans
 from scaling.cli.train import train_task
@@ -117,6 +117,8 @@ def test_seeds_of_one_shape_are_one_job_where_a_stack_is_faster():
     (job,) = arrange_jobs(points)
     assert sorted(p.config.seed for p in job.plans) == list(range(8))
     assert [len(j.plans) for j in arrange_jobs(points, workers=2)] == [4, 4]  # no worker waits
+    sizes = stack_sizes([plan for _, plan in points], workers=2)
+    assert sizes == {plan.run_id: 4 for _, plan in points}
     alone = unique_plans(compose_sweep([*small, "seed=0,1", "train.stack=1"]).points)
     assert len(arrange_jobs(alone)) == 2
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.cli.jobs import seconds_saved
+from scaling.cli.jobs import seconds_saved, stack_sizes
 from scaling.cli.progress import progress_bar
 from scaling.study.plan import RunPlan
 from scaling.study.record import write_atomic
@@ -54,11 +54,16 @@ class Estimate:
 
 
 def estimate_seconds(plans: Sequence[RunPlan], jobs: int) -> Estimate:
-    """Estimate each run's time from measured steps, `jobs` measurements at once as in training."""
-    costs = _step_costs(plans, jobs)
+    """Estimate each run's time from measured steps, `jobs` measurements at once as in training.
+
+    Runs that train as one program are timed as one; each has its share of the time.
+    """
+    models = stack_sizes(plans, workers=jobs)
+    keys = {p.run_id: _key(p, jobs, models[p.run_id]) for p in plans}
+    costs = _step_costs({keys[p.run_id]: p for p in plans}, jobs)
     seconds = {}
     for plan in plans:
-        cost, train = costs[_key(plan, jobs)], plan.config.train
+        cost, train = costs[keys[plan.run_id]], plan.config.train
         seconds[plan.run_id] = cost.run_seconds(
             steps=plan.steps,
             evals=train.evals,
@@ -68,10 +73,10 @@ def estimate_seconds(plans: Sequence[RunPlan], jobs: int) -> Estimate:
     return Estimate(seconds, jobs)
 
 
-def _key(plan: RunPlan, jobs: int) -> str:
+def _key(plan: RunPlan, jobs: int, models: int) -> str:
     """What a step's time depends on, besides the machine."""
     train = plan.config.train
-    how = (
+    how: tuple = (
         train.device,
         train.precision,
         train.attention,
@@ -79,15 +84,22 @@ def _key(plan: RunPlan, jobs: int) -> str:
         train.micro_batch_tokens,
         jobs,
     )
+    if models > 1:
+        how += (models,)
     return json.dumps([dataclasses.asdict(plan.shape), plan.batch_seqs, how], sort_keys=True)
 
 
-def _step_costs(plans: Sequence[RunPlan], jobs: int) -> dict[str, Any]:
+def _models(key: str) -> int:
+    """How many models train at once in what a key names."""
+    how = json.loads(key)[2]
+    return how[6] if len(how) > 6 else 1
+
+
+def _step_costs(by_key: dict[str, RunPlan], jobs: int) -> dict[str, Any]:
     """Return the cost of a step for every key: remembered, measured or interpolated."""
     from scaling.training.calibrate import StepCost
 
-    path, known = _remembered(plans)
-    by_key = {_key(p, jobs): p for p in plans}
+    path, known = _remembered(list(by_key.values()))
     missing = [k for k in by_key if k not in known and _step_flops(by_key[k]) <= LARGEST]
     if not missing and not any(k in known for k in by_key):  # all are large: time the smallest
         missing = [min(by_key, key=lambda k: _step_flops(by_key[k]))]
@@ -132,7 +144,7 @@ def _measure(plans: Sequence[RunPlan], keys: Sequence[str], jobs: int) -> dict[s
     with progress_bar() as progress:
         task = progress.add_task("timing a few steps of each shape", total=len(plans))
         results = Parallel(n_jobs=jobs, return_as="generator")(
-            delayed(_measure_one)(p, jobs) for p in plans
+            delayed(_measure_one)(p, jobs, _models(k)) for p, k in zip(plans, keys, strict=True)
         )
         for key, cost in zip(keys, results, strict=True):
             known[key] = cost
@@ -140,14 +152,14 @@ def _measure(plans: Sequence[RunPlan], keys: Sequence[str], jobs: int) -> dict[s
     return known
 
 
-def _measure_one(plan: RunPlan, jobs: int) -> dict[str, float]:
+def _measure_one(plan: RunPlan, jobs: int, models: int) -> dict[str, float]:
     from scaling.training.calibrate import measure_step_seconds
 
     train = plan.config.train
     threads = train.threads or max(1, (os.cpu_count() or 1) // jobs)
     return measure_step_seconds(
-        plan.shape, plan.batch_seqs, threads=threads, seconds=SECONDS_PER_SHAPE, train=train
-    ).to_dict()
+        plan.shape, plan.batch_seqs, threads=threads, seconds=SECONDS_PER_SHAPE, train=train, models=models
+    ).to_dict()  # fmt: skip
 
 
 def _interpolate(plan: RunPlan, costs: dict[str, Any], by_key: dict[str, RunPlan]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,16 +51,32 @@ def arrange_jobs(runs: Sequence[tuple[Point, RunPlan]], *, workers: int | None =
         Jobs, the dearest first, so that cores end together.
     """
     points = {plan.run_id: point for point, plan in runs}
-    alike: dict[str, list[Trunk]] = {}
-    for trunk in find_trunks([plan for _, plan in runs]):
-        alike.setdefault(_program_key(trunk.parent), []).append(trunk)
     jobs = []
+    for trunks in _programs([plan for _, plan in runs], workers):
+        plans = tuple(p for trunk in trunks for p in trunk.runs)
+        jobs.append(Job(tuple(points[p.run_id] for p in plans), plans))
+    return sorted(jobs, key=lambda job: -job.flops)
+
+
+def stack_sizes(plans: Sequence[RunPlan], *, workers: int) -> dict[str, int]:
+    """Return, by run id, how many models train in the program of each run, its own included."""
+    return {
+        plan.run_id: len(trunks)
+        for trunks in _programs(plans, workers)
+        for trunk in trunks
+        for plan in trunk.runs
+    }
+
+
+def _programs(plans: Sequence[RunPlan], workers: int | None) -> Iterator[list[Trunk]]:
+    """Yield the trunks that train as one program; see `arrange_jobs`."""
+    alike: dict[str, list[Trunk]] = {}
+    for trunk in find_trunks(plans):
+        alike.setdefault(_program_key(trunk.parent), []).append(trunk)
     for trunks in alike.values():
         size = _stack_size(trunks, fewest=1 if workers is None else -(-workers // len(alike)))
         for first in range(0, len(trunks), size):
-            plans = tuple(p for trunk in trunks[first : first + size] for p in trunk.runs)
-            jobs.append(Job(tuple(points[p.run_id] for p in plans), plans))
-    return sorted(jobs, key=lambda job: -job.flops)
+            yield trunks[first : first + size]
 
 
 def _program_key(plan: RunPlan) -> str:

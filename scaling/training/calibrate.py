@@ -20,6 +20,7 @@ from scaling.training.data import TokenStore
 from scaling.training.device import choose_engine
 from scaling.training.evaluate import EVAL_TOKENS
 from scaling.training.learner import Learner
+from scaling.training.stack import StackedLearner
 
 START_SECONDS = 0.3  # opening data, building model and records; measured 0.2 to 0.4 s on two cores
 ROW_SECONDS = 0.5e-3  # one metrics row, with its share of renewing run.json
@@ -58,6 +59,7 @@ def measure_step_seconds(
     threads: int | None = None,
     seconds: float = 1.0,
     train: TrainConfig | None = None,
+    models: int = 1,
 ) -> StepCost:
     """Time training steps and validation of a shape, after a warm-up.
 
@@ -67,6 +69,7 @@ def measure_step_seconds(
         threads: CPU threads a run will have; null: as torch is set now.
         seconds: about how long to measure; at least three steps are timed.
         train: device, precision and the like; defaults if null.
+        models: how many train as one program; a step's cost is then the share of one.
 
     Returns:
         Median costs; they are as good as the machine is quiet.
@@ -78,14 +81,19 @@ def measure_step_seconds(
     before = torch.get_num_threads()
     try:
         engine = choose_engine(shape, batch_seqs=batch_seqs, train=train)
-        learner = Learner(shape, engine, optim=OptimConfig(), lr=1e-4, weight_decay=0.1, seed=0)
+        learners = [
+            Learner(shape, engine, optim=OptimConfig(), lr=1e-4, weight_decay=0.1, seed=seed)
+            for seed in range(models)
+        ]
+        learner = learners[0] if models == 1 else StackedLearner(learners)
         store = _random_tokens(shape, batch_seqs)
         eval_seqs = max(1, EVAL_TOKENS.get(engine.device.type, 4096) // shape.context)
 
         def step() -> None:
             inputs, targets = _gather(store, batch_seqs, shape.context)
-            loss, _ = learner.learn(inputs[None], targets[None], lr=[1e-4])
-            loss.item()  # waits for the device
+            x, y = (np.repeat(part[None], models, axis=0) for part in (inputs, targets))
+            loss, _ = learner.learn(x, y, lr=[1e-4] * models)
+            loss[0].item()  # waits for the device
 
         def validate() -> None:
             x, y = (
@@ -96,7 +104,7 @@ def measure_step_seconds(
                 learner.module(0)(x, y, reduction="none").double().mean(1).cpu()
 
         return StepCost(
-            step=_time(step, 0.8 * seconds),
+            step=_time(step, 0.8 * seconds) / models,
             val_token=_time(validate, 0.2 * seconds) / (eval_seqs * shape.context),
         )
     finally:

@@ -199,6 +199,7 @@ class _Store:
                 if fresh:
                     home.value[slot].copy_(p)
                     p.data, p.grad = home.value[slot], home.grad[slot]
+                    learner.__dict__.pop("direct", None)  # it holds on to where weights were
                 if not self.is_adamw:
                     continue
                 state = {

@@ -102,6 +102,7 @@ class Team:
             self._write_rows(norms)
             self._validate_due()
             self._let_go()
+            self._drop_diverged()
             if time.perf_counter() - self._saved > every:
                 self.save()
             yield self.step
@@ -232,6 +233,18 @@ class Team:
                     member.branch(tensors, slot[0])
                     slot.remove(member)
                 self._lap(training=False)
+
+    def _drop_diverged(self) -> None:
+        """Close the slots whose runs have diverged, so that the others no longer pay for them."""
+        kept = [n for n, slot in enumerate(self.slots) if any(m.reason is None for m in slot)]
+        if not 0 < len(kept) < len(self.slots) or not isinstance(self.learner, StackedLearner):
+            return
+        self._lap(training=True)
+        for member in (m for n, slot in enumerate(self.slots) if n not in kept for m in slot):
+            member.close("diverged", member.reason)
+        self.slots = [self.slots[n] for n in kept]
+        self.learner, self._scores = self.learner.keep(kept), {}
+        self._lap(training=False)
 
     def _numbered(self) -> list[tuple[int, Member]]:
         return [(n, m) for n, slot in enumerate(self.slots) for m in slot if m.reason is None]
