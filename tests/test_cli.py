@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from scaling.cli import main
+from scaling.cli.train import describe_run
+from scaling.study.record import RunRecord
 
 MINI = """\
 # @package _global_
@@ -216,3 +218,23 @@ def test_hydra_flags_still_work(tmp_path, monkeypatch, capsys):
     assert main(["train", "model.params=1M", "--cfg", "job"]) == 0
     assert "params: 1M" in capsys.readouterr().out
     assert not (tmp_path / "results").exists()
+
+
+def test_end_of_a_run_shows_every_held_out_text():
+    sets = {
+        "en": {"loss": 2.0, "se": 0.01, "bits_per_byte": 2.8854},
+        "zh": {"loss": 6.0, "se": 0.02, "bits_per_byte": None},
+        "bad": {"loss": None},
+    }
+    record = RunRecord(
+        run_id="r", status="done", val_loss=1.9, val_loss_se=0.01, vocab=256, tokens=1000, seconds=2.0, val_sets=sets
+    )  # fmt: skip
+    first, *lines, folder = describe_run(record, "results/single/r").splitlines()
+    assert "validation loss 1.9000 nats/token (± 0.0100)" in first and "worse" not in first
+    # ln 256 = 5.5452 is the loss of an even guess over bytes
+    assert lines == [
+        "  val_loss_en 2.0000 nats/token (± 0.0100), 2.885 bits/byte",
+        "  val_loss_zh 6.0000 nats/token (± 0.0200), worse than an even guess (5.5452)",
+        "  val_loss_bad not finite",
+    ]
+    assert folder.strip() == "results/single/r"

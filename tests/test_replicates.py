@@ -95,3 +95,11 @@ def test_noise_command_prints_floor_and_seeds(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "seeds to see 0.02" in shown and "95 % interval" in shown and "pooled" in shown
     assert main(["noise", str(path), "difference=x"]) == 1
+    assert main(["noise", str(path), "diference=0.02"]) == 1
+    assert "Did you mean 'difference'?" in capsys.readouterr().err
+
+
+def test_a_set_that_was_not_scored_is_answered_with_those_that_were():
+    sets = table([0.01] * 3, **{f"other{i}": 1 for i in range(30)}, val_loss_en=3.0, val_loss_zh=4.0)  # fmt: skip
+    with pytest.raises(FitError, match="There are: val_loss, val_loss_en, val_loss_zh"):
+        sl.load(sets).using(loss="val_loss_fr")

@@ -6,7 +6,7 @@
   scaling export RUN my_model results=/shared/results        where to look for the id
 
 Then, with the package transformers:
-  python -c "from transformers import pipeline; print(pipeline('text-generation', model='my_model')('Once'))"
+  python -c "from transformers import pipeline; print(pipeline('text-generation', model='my_model')('def main('))"
 
 Runs with the parts of model=llama or model=gpt2 can be exported. To go on from the folder (or from a
 run's folder, or from a Hugging Face model of these families):

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from scaling.cli import split_sweep
 from scaling.cli.analyse import read_runs
 from scaling.cli.compose import compose_fit
+from scaling.study.config import FitConfig, config_keys
+from scaling.study.errors import ConfigError, did_you_mean
 from scaling.study.units import parse_quantity
 
 DIFFERENCE = (
@@ -28,9 +30,24 @@ def run_noise(arguments: Sequence[str]) -> int:
     from scaling.analysis.fits.replicates import seed_noise
 
     name, rest = split_sweep(arguments)
+    _check_names(rest)
     asked = [a.partition("=")[2] for a in rest if a.startswith("difference=")]
     config = compose_fit(name, [a for a in rest if not a.startswith("difference=")])
     difference = float(parse_quantity(asked[-1], key="difference")) if asked else DIFFERENCE
     _, runs = read_runs(config)
     print(seed_noise(runs, level=config.level).summary(difference))
     return 0
+
+
+def _check_names(overrides: Sequence[str]) -> None:
+    """Refuse a misspelt `difference`, which the keys of a fit do not know.
+
+    Raises:
+        ConfigError: names the key that is nearest.
+    """
+    known = ["difference", *(key.name for key in config_keys(FitConfig))]
+    for override in overrides:
+        name = override.partition("=")[0]
+        hint = did_you_mean(name, known)
+        if name not in known and "difference" in hint:
+            raise ConfigError(f"{name}: no such key.{hint}")

@@ -12,6 +12,7 @@ Records go to results/<sweep>/<run_id>/. `scaling keys` lists every key. Hydra's
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -155,12 +156,10 @@ def _train_alone(cfg: DictConfig) -> dict[str, Any]:
 
 
 def describe_run(record: RunRecord, folder: str) -> str:
-    """Say in two lines how a run ended and where its record is."""
+    """Say how a run ended, what it scores on each held-out text, and where its record is."""
     if record.status != "done":
         return f"{record.run_id}: {record.status}. {record.reason or ''}\n  {folder}"
-    parts = [f"validation loss {record.val_loss:.4f} nats/token"]
-    if record.val_loss_se is not None:
-        parts[0] += f" (± {record.val_loss_se:.4f})"
+    parts = [f"validation loss {_scored(record.val_loss, record.val_loss_se, record.vocab)}"]
     if record.val_perplexity is not None:
         parts.append(f"perplexity {record.val_perplexity:.3g}")
     if record.val_bits_per_byte is not None:
@@ -168,4 +167,18 @@ def describe_run(record: RunRecord, folder: str) -> str:
     if record.val_excess is not None:
         parts.append(f"{record.val_excess:.4f} above the true source")
     parts.append(f"{format_quantity(record.tokens)} tokens in {format_duration(record.seconds)}")
-    return f"{record.run_id}: done. {', '.join(parts)}\n  {folder}"
+    lines = [f"{record.run_id}: done. {', '.join(parts)}"]
+    for name, scores in (record.val_sets or {}).items():
+        line = f"  val_loss_{name} {_scored(scores.get('loss'), scores.get('se'), record.vocab)}"
+        per_byte = scores.get("bits_per_byte")
+        lines.append(line + (f", {per_byte:.3f} bits/byte" if per_byte is not None else ""))
+    return "\n".join([*lines, f"  {folder}"])
+
+
+def _scored(loss: float | None, error: float | None, vocab: int | None) -> str:
+    """Write a loss with its error, and mark one that an even guess over the tokens would beat."""
+    if loss is None:
+        return "not finite"
+    text = f"{loss:.4f} nats/token" + (f" (± {error:.4f})" if error is not None else "")
+    even = math.log(vocab) if vocab else math.inf
+    return text + (f", worse than an even guess ({even:.4f})" if loss > even else "")

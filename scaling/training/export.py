@@ -99,10 +99,13 @@ def write_weights(
 
 
 def _generation(config: dict[str, Any], shape: ModelShape) -> dict[str, Any]:
-    """How `generate` goes when it is not told: by sampling, within the context."""
+    """How `generate` goes when it is not told: by sampling, for half the context.
+
+    No `max_length`: beside a `max_new_tokens` of the caller transformers would warn each time.
+    """
     end = config["eos_token_id"]
     tokens = {} if end is None else {"eos_token_id": end, "bos_token_id": end, "pad_token_id": end}
-    return {"do_sample": True, "max_length": shape.context, **tokens}
+    return {"do_sample": True, "max_new_tokens": max(1, shape.context // 2), **tokens}
 
 
 def check_target(folder: Path, *, overwrite: bool) -> None:
@@ -188,7 +191,7 @@ that quality.
 USE = """\
 ```python
 from transformers import pipeline
-print(pipeline("text-generation", model=".")("Once", max_new_tokens=20)[0]["generated_text"])
+print(pipeline("text-generation", model=".")("def main(", max_new_tokens=20)[0]["generated_text"])
 ```
 """
 NO_TOKENIZER = """\

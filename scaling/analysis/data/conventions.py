@@ -59,11 +59,14 @@ def check_conventions(table: pd.DataFrame, *, params: str, flops: str, loss: str
         if name == "loss" and not (table["status"] == "done").any():
             continue  # nothing has a loss yet; `Runs.fit_rows` says so
         if column not in table or table[column].isna().all():
-            have = table.columns[table.notna().any()]
+            have = list(map(str, table.columns[table.notna().any()]))
+            sets = [c for c in have if is_set(c)]
+            if name == "loss" and is_set(column) and sets:
+                have = ["val_loss", *sets]
             raise FitError(
-                f"{name}: the runs have no values in column {column!r}.{did_you_mean(column, map(str, have))} "
+                f"{name}: the runs have no values in column {column!r}.{did_you_mean(column, have)} "
                 f"Choose another convention with runs.using({name}=...), or add the column. There are: "
-                f"{', '.join(map(str, have[:30]))}."
+                f"{', '.join(have[:30])}."
             )
 
 
