@@ -4,6 +4,7 @@ import pytest
 
 from scaling.cli import main
 from scaling.cli.compose import compose_sweep
+from scaling.cli.estimate import Estimate
 from scaling.study.plan import make_plan
 from scaling.study.record import RunRecord, write_record
 
@@ -14,7 +15,7 @@ design:
   grid:
     model.params: [10k]
     budget.tokens: [100k, 200k, 400k]
-data: {source: markov, vocab: 64, size: 100k, val_tokens: 4096}
+data: {source: markov, vocab: 64, size: 1M, val_tokens: 4096}
 """
 
 
@@ -55,6 +56,32 @@ def test_plan_counts_savings_of_unfinished_runs_only(place, capsys):
 def test_plan_takes_the_line_of_a_multirun(place, capsys):
     grid = ["model.params=10k", "budget.tokens=100k,200k"]
     assert said(capsys, "-m", *grid) == said(capsys, *grid)
+
+
+def test_plan_says_where_rules_are_read_and_which_schedules_have_no_trunk(place, capsys):
+    assert "read at 100k tokens (optim.horizon)" in said(capsys, "mine")
+    text = said(capsys, "mine", "optim.schedule=cosine")
+    assert "No trunks: optim.schedule=cosine ends at the budget" in text and "saved" not in text
+
+
+def test_plan_warns_of_what_training_will_refuse(place, capsys):
+    text = said(capsys, "mine", "data.size=150k", "data.max_epochs=1")
+    assert text.count("Warning: training will refuse") == 2  # 200k and 400k tokens
+    assert "data.max_epochs: " in text and "Warning" not in said(capsys, "mine")
+    short = place / "short.txt"
+    short.write_text("a line\n" * 100)
+    text_runs = ["data=text", f"data.path={short}", "model.params=10k", "budget.tokens=1M"]
+    assert "data.max_epochs: " in said(capsys, *text_runs)  # the text was never read
+    lost = said(capsys, *text_runs[2:], "data=stdlib", "data.validation.zh=lost.txt")
+    assert "data.validation.zh=" in lost and "no such file" in lost
+
+
+def test_plan_says_when_validation_takes_much(place):
+    plans = [make_plan(p.config) for p in compose_sweep(["sweeps=mine"]).points]
+    seconds = {p.run_id: 10.0 for p in plans}
+    much = Estimate(seconds, 1, {p.run_id: 4.0 for p in plans}).describe(plans)
+    assert "40% of a run's time is validation" in much
+    assert "validation" not in Estimate(seconds, 1, dict.fromkeys(seconds, 3.0)).describe(plans)
 
 
 def test_train_says_where_calibrate_belongs(place, capsys):

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from scaling.study.units import format_duration
 MEASURED_SHAPES = 40  # more are interpolated, so that measuring stays below a minute
 SECONDS_PER_SHAPE = 0.8
 LARGEST = 5e10  # counted FLOPs per step; a larger step is not timed on a laptop but extrapolated
+MUCH_VALIDATION = 1 / 3  # of a run's time; more than that is said
 START_UP = 4.0  # s for worker processes to import torch, once per launch
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds by run id, and how many runs go on at once."""
+    """Seconds by run id, how many runs go on at once, and the part of the seconds that is validation."""
 
     seconds: dict[str, float]
     jobs: int
+    validation: dict[str, float] = field(default_factory=dict)
 
     def makespan(self, plans: Sequence[RunPlan]) -> float:
         """Return the seconds until all are done: each job starts on the next free worker, dearest first."""
@@ -50,7 +52,17 @@ class Estimate:
             return "Nothing is left to train."
         alone = sum(map(self._job, find_trunks(plans)))
         at_once = f", {self.jobs} runs at once" if self.jobs > 1 else ""
-        return f"Estimated time: {format_duration(self.makespan(plans))}{at_once} ({format_duration(alone)} of one worker)."
+        time = f"Estimated time: {format_duration(self.makespan(plans))}{at_once} ({format_duration(alone)} of one worker)."
+        return time + self._of_validation(plans)
+
+    def _of_validation(self, plans: Sequence[RunPlan]) -> str:
+        """Say what validation takes, where it takes much."""
+        share = sum(self.validation.get(p.run_id, 0.0) for p in plans) / sum(
+            self.seconds[p.run_id] for p in plans
+        )
+        if share <= MUCH_VALIDATION:
+            return ""
+        return f" {share:.0%} of a run's time is validation: fewer data.val_tokens or train.evals take less."
 
 
 def estimate_seconds(plans: Sequence[RunPlan], jobs: int) -> Estimate:
@@ -61,16 +73,17 @@ def estimate_seconds(plans: Sequence[RunPlan], jobs: int) -> Estimate:
     models = stack_sizes(plans, workers=jobs)
     keys = {p.run_id: _key(p, jobs, models[p.run_id]) for p in plans}
     costs = _step_costs({keys[p.run_id]: p for p in plans}, jobs)
-    seconds = {}
+    seconds, validation = {}, {}
     for plan in plans:
         cost, train = costs[keys[plan.run_id]], plan.config.train
+        validation[plan.run_id] = train.evals * plan.config.data.val_tokens * cost.val_token
         seconds[plan.run_id] = cost.run_seconds(
             steps=plan.steps,
             evals=train.evals,
             val_tokens=plan.config.data.val_tokens,
             rows=train.log_points,
         )
-    return Estimate(seconds, jobs)
+    return Estimate(seconds, jobs, validation)
 
 
 def _key(plan: RunPlan, jobs: int, models: int) -> str:

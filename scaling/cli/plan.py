@@ -20,10 +20,12 @@ from scaling.study.plan import RunPlan
 from scaling.study.record import is_finished
 from scaling.study.rules import timescale_rule
 from scaling.study.table import Table
-from scaling.study.trunks import branch_step, describe_saving, find_trunks
+from scaling.study.trunks import branch_step, describe_rules, describe_saving, find_trunks
 from scaling.study.units import format_duration, format_flops, format_quantity
 
 OFF = 0.002  # target and actual are both shown where they differ by more
+
+MOST_WARNINGS = 3  # of runs that training will refuse; the others are counted
 
 
 def run_plan(arguments: Sequence[str]) -> int:
@@ -34,7 +36,7 @@ def run_plan(arguments: Sequence[str]) -> int:
     sweep = compose_sweep([*([f"sweeps={known_sweep(name)}"] if name else []), *rest])
     plans = [plan for _, plan in unique_plans(sweep.points)]
     estimate = estimate_seconds(plans, sweep.jobs) if measure else None
-    print(describe_plan(sweep, plans, estimate))
+    print("\n".join([describe_plan(sweep, plans, estimate), *_refusals(plans)]))
     return 0
 
 
@@ -66,10 +68,23 @@ def describe_plan(sweep: Sweep, plans: Sequence[RunPlan], estimate: Estimate | N
         f"N is {convention}; emb + head are the token tables; 6ND uses N; counted is every matrix product, "
         "attention and head too. Batch in tokens/step; lr and wd by rule in (N, D) unless set."
     )
+    rules = describe_rules(plans) if sweep.design.trunks else []
     where = f"Records: {plans[0].folder.parent}"
-    return "\n".join(
-        [*head, Table(header, rows, note=note).text(), "", totals(plans, estimate), where]
-    )
+    table = Table(header, rows, note=note).text()
+    return "\n".join([*head, table, "", totals(plans, estimate), *rules, where])
+
+
+def _refusals(plans: Sequence[RunPlan]) -> list[str]:
+    """Say what training will refuse, as far as that is known before any text is read."""
+    from scaling.training.foresight import foresee
+
+    refused = foresee(p for p in plans if not is_finished(p.folder))
+    lines = [
+        f"Warning: training will refuse {f'{len(runs)} runs' if len(runs) > 1 else runs[0].run_id}. {reason}"
+        for reason, runs in refused.items()
+    ]
+    more = len(lines) - MOST_WARNINGS
+    return lines if more <= 0 else [*lines[:MOST_WARNINGS], f"... and {more} runs more."]
 
 
 def _one_run(plan: RunPlan, estimate: Estimate | None) -> Table:

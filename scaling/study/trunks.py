@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaling.study.plan import RunPlan, hash_of
-from scaling.study.units import format_flops
+from scaling.study.units import format_flops, format_quantity
 
 
 @dataclass(frozen=True)
@@ -148,3 +148,21 @@ def describe_saving(plans: Sequence[RunPlan]) -> str | None:
         f"{noun} {runs} runs: {format_flops(straight - saved)} instead of {format_flops(straight)} counted FLOPs "
         f"are trained, {saved / straight:.1%} saved."
     )
+
+
+def describe_rules(plans: Sequence[RunPlan]) -> list[str]:
+    """Say of runs that are to share trunks where their rules are read, and which have no trunk."""
+    horizons = sorted({p.config.optim.horizon for p in plans if p.config.optim.horizon is not None})
+    lines = []
+    if horizons:
+        ends = [format_quantity(h) for h in (horizons[0], horizons[-1])]
+        lines.append(
+            f"Batch, rates and warm-up are read at {' to '.join(dict.fromkeys(ends))} tokens (optim.horizon), the smallest budget "
+            "unless it is set. A smaller one added later moves it, and every run is trained anew: set it first if one may come."
+        )
+    for schedule in sorted({p.config.optim.schedule for p in plans} - {"wsd"}):
+        reason = (
+            "ends at the budget" if schedule == "cosine" else "has no cooldown to branch off for"
+        )
+        lines.append(f"No trunks: optim.schedule={schedule} {reason}; wsd can share them.")
+    return lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from scaling.training.checkpoint import remove_parts
 from scaling.training.claim import Claim
 from scaling.training.data import TokenData, prepare
 from scaling.training.device import Engine, choose_engine
+from scaling.training.foresight import check_data
 from scaling.training.interrupt import Interrupt, Notice
 from scaling.training.learner import Learner
 from scaling.training.lineup import line_up
@@ -264,21 +264,3 @@ def _explained(error: Exception, folder: Path) -> Exception:
     )
     explained.__cause__ = error
     return explained
-
-
-def check_data(plan: RunPlan, data: TokenData) -> None:
-    """Refuse data that does not suit the plan.
-
-    Raises:
-        DataError: another vocabulary, or more epochs than `data.max_epochs`.
-    """
-    if data.vocab != plan.shape.vocab:
-        raise DataError(
-            f"data.vocab: the tokenizer has {data.vocab} tokens, the plan {plan.shape.vocab}. Set data.vocab={data.vocab}."
-        )
-    epochs, most = plan.tokens / data.unique_tokens, plan.config.data.max_epochs
-    if epochs > most:
-        raise DataError(
-            f"data.max_epochs: {plan.run_id} would see its {data.unique_tokens:,} unique tokens {epochs:.6g} times and "
-            f"{most:g} are allowed. Set data.max_epochs={math.ceil(epochs)}, a smaller budget, or a larger source."
-        )
