@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from scaling.cli.progress import say, seconds_left, sweep_progress
+from scaling.cli.jobs import Job
+from scaling.cli.progress import say, seconds_left, sweep_progress, what_differs
+from scaling.cli.rounds import describe_jobs
 from scaling.study.config import RunConfig
 from scaling.study.plan import make_plan
 from scaling.study.record import RunRecord, read_record, write_record
@@ -51,6 +53,32 @@ def test_time_left_rests_on_what_this_launch_did(before, now, left):
     assert seconds_left(10.0, before=before, now=now) == (
         None if left is None else pytest.approx(left)
     )
+
+
+def test_rows_name_what_differs_beyond_the_runs_name(tmp_path):
+    apart = plans(tmp_path)
+    assert set(what_differs(apart).values()) == {""}  # seeds are in the name
+    rates = [make_plan(apart[0].config.replace(**{"optim.lr": lr})) for lr in (0.01, 0.02)]
+    assert list(what_differs(rates).values()) == ["lr=0.01", "lr=0.02"]
+
+
+def test_log_says_how_far_a_sweep_is_while_nothing_ends(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("scaling.cli.progress.UPDATE_SECONDS", 0.0)
+    with sweep_progress(plans(tmp_path), done=4):
+        pass
+    assert "4/7 runs, 0 running, 0% of compute" in capsys.readouterr().err
+
+
+def test_launch_says_which_runs_train_together(tmp_path):
+    budgets = [
+        make_plan(RunConfig.from_dict({"model": {"params": "10k"}, "budget": {"tokens": t}, "optim": {"horizon": "1M"}, "results": str(tmp_path)}))
+        for t in ("1M", "2M", "4M")
+    ]  # fmt: skip
+    seeds = plans(tmp_path)
+    jobs = [Job((), tuple(budgets)), Job((), tuple(seeds)), Job((), tuple(seeds[:1]))]
+    text = describe_jobs(jobs)
+    assert text.startswith("1 trunk, 2 branches after it; 3 runs as one program.")
+    assert describe_jobs(jobs[2:]) == ""
 
 
 def closed_pipe():

@@ -30,6 +30,15 @@ class Job:
         shared = sum(t.shared_flops for t in find_trunks(self.plans))
         return sum(p.flops_counted for p in self.plans) - shared
 
+    def describe(self) -> str:
+        """Say how its runs are trained together; an empty string for a run alone."""
+        trunks = find_trunks(self.plans)
+        if len(self.plans) == 1:
+            return ""
+        carried = len(self.plans) - len(trunks)
+        program = f"{len(trunks)} runs as one program" if len(trunks) > 1 else "1 trunk"
+        return f"{program}, {carried} branches after it" if carried else program
+
     def overrides(self) -> list[str]:
         """Return the overrides that hand these runs to a launcher."""
         first, *others = self.plans

@@ -20,12 +20,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from scaling.study.config import config_values
 from scaling.study.errors import RecordError
 from scaling.study.plan import RunPlan
 from scaling.study.record import RunRecord, read_record
 from scaling.study.units import format_duration, format_quantity
 
 POLL_SECONDS = 0.5
+UPDATE_SECONDS = 30.0  # in a log: how long nothing is said while nothing ends
 
 
 def say(text: str, *, file: TextIO | None = None) -> None:
@@ -120,6 +122,8 @@ class _Watch:
         self.work = {i: p.flops_counted for i, p in self.plans.items()}
         self.started = time.time()
         self.finished: set[str] = set()
+        self.own = what_differs(plans)
+        self.said = self.started
         self.share_before = self._share(self._records())
 
     def loop(self) -> None:
@@ -157,8 +161,21 @@ class _Watch:
                     return
 
     def _log(self) -> None:
-        for line in self._news(self._records()):
+        records = self._records()
+        lines = self._news(records)
+        if not lines and time.time() - self.said >= UPDATE_SECONDS:
+            lines = [self._update(records)]
+        for line in lines:
             say(line, file=sys.stderr)
+            self.said = time.time()
+
+    def _update(self, records: dict[str, RunRecord]) -> str:
+        """Return a line on how far the sweep is, for a log in which no run ends for a while."""
+        share = self._share(records)
+        left = seconds_left(time.time() - self.started, before=self.share_before, now=share)
+        running = sum(r.status == "running" for r in records.values())
+        head = f"{len(self.finished) + self.before:>4}/{self.total} runs, {running} running, {share:.0%} of compute"
+        return f"{head}, about {format_duration(left)} left" if left else head
 
     def _records(self) -> dict[str, RunRecord]:
         records = {}
@@ -180,7 +197,8 @@ class _Watch:
         lines = []
         for record in sorted(ended, key=lambda r: r.finished_at or ""):
             self.finished.add(record.run_id)
-            lines.append(_line(record, len(self.finished) + self.before, self.total))
+            own = self.own.get(record.run_id, "")
+            lines.append(_line(record, len(self.finished) + self.before, self.total, own=own))
         return lines
 
     def _share(self, records: dict[str, RunRecord]) -> float:
@@ -212,8 +230,25 @@ def _ended_since(record: RunRecord, start: float) -> bool:
     return datetime.fromisoformat(record.finished_at).timestamp() >= start - 1
 
 
-def _line(record: RunRecord, number: int, total: int) -> str:
-    head = f"{number:>4}/{total} {record.run_id}"
+_IN_THE_NAME = ("model.params", "budget.", "seed")  # what a run's name shows
+
+
+def what_differs(plans: Sequence[RunPlan]) -> dict[str, str]:
+    """Return for each run the keys in which the runs differ and its name does not show: `lr=0.01`."""
+    values = {p.run_id: {k.name: v for k, v in config_values(p.config) if k.numbers} for p in plans}
+    names = [
+        name
+        for name in next(iter(values.values()), {})
+        if not name.startswith(_IN_THE_NAME) and len({repr(v[name]) for v in values.values()}) > 1
+    ]
+    return {
+        i: ", ".join(f"{name.rsplit('.', 1)[-1]}={v[name]}" for name in names)
+        for i, v in values.items()
+    }
+
+
+def _line(record: RunRecord, number: int, total: int, *, own: str = "") -> str:
+    head = f"{number:>4}/{total} {record.run_id}" + (f"  {own}" if own else "")
     if record.status != "done":
         return f"{head}  {record.status}: {record.reason}"
     return f"{head}  loss {record.val_loss:.4f}  {format_duration(record.seconds)}  {format_quantity(record.tokens_per_second)} tokens/s"

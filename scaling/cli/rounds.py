@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor
 from typing import Any
@@ -19,6 +20,7 @@ from scaling.study.errors import BusyError, ScalingError
 from scaling.study.plan import RunPlan
 from scaling.study.record import is_finished
 from scaling.training.claim import find_holder
+from scaling.training.place import is_first
 
 POLL_SECONDS = 1.0
 
@@ -48,6 +50,8 @@ def train_in_rounds(
     failed, left = 0, missing
     while left:
         jobs = arrange_jobs(left, workers=workers)
+        if (together := describe_jobs(jobs)) and is_first():
+            say(f"{name}: {together}", file=sys.stderr)
         try:
             now = launch(jobs)
         except BrokenExecutor:
@@ -58,6 +62,15 @@ def train_in_rounds(
         failed += report_failures(now, jobs, busy=busy)
         left = _wait(name, [(point, plan) for point, plan in left if plan.run_id in busy])
     return results, failed
+
+
+def describe_jobs(jobs: Sequence[Job]) -> str:
+    """Say which runs train together, and so end together; an empty string if none do."""
+    kinds = Counter(text for job in jobs if (text := job.describe()))
+    if not kinds:
+        return ""
+    said = "; ".join(f"{n} x {text}" if n > 1 else text for text, n in kinds.items())
+    return f"{said}. These end together, and are listed then."
 
 
 def _after_a_kill(name: str, left: Missing) -> Missing:
