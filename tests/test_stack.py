@@ -199,6 +199,16 @@ def test_checkpoint_of_a_slot_goes_on_alone_and_in_another_stack():
         other.load(0, {n: t for n, t in saved[0].items() if "embedding" not in n})
 
 
+def test_models_that_are_not_as_far_step_as_they_do_alone():
+    shape = small_shape(**SWITCHES["llama"])
+    engine = engine_for(shape, attention="native")
+    alone, stack = learners(shape, engine), StackedLearner(learners(shape, engine))
+    for x, y, lr in batches(2, slots=1):
+        alone[1].learn(x, y, lr=lr)
+    stack.load(1, {n: t.clone() for n, t in alone[1].tensors(0).items()})
+    assert_equal_over(3, alone, stack, seed=4)
+
+
 def test_kept_models_go_on_as_before():
     shape = small_shape(**SWITCHES["llama"])
     engine = engine_for(shape)

@@ -23,7 +23,7 @@ from scaling.training.learner import Learner
 from scaling.training.model import Transformer
 from scaling.training.optim import set_lr
 from scaling.training.stacked import StackedTransformer, Weights
-from scaling.training.update import Update
+from scaling.training.update import StackedUpdate, Update
 
 # How much work one wave of a stack may hold before it leaves the caches: tokens, and tokens x width;
 # and the tokens per pass above which a run is better left alone. Measured on one core of a Zen 4
@@ -180,9 +180,10 @@ class _Store:
         for slot in range(len(learners)):
             self.adopt(slot, fresh=True)
         # each member alone would be updated so; see `Learner.learn`
-        self.updates: list[Update] = []
+        self.update: StackedUpdate | None = None
         if self.is_adamw and first.direct is not None:
-            self.updates = [Update(m.optimizer, m.parameters) for m in learners]
+            updates = [Update(m.optimizer, m.parameters) for m in learners]
+            self.update = StackedUpdate(updates, self.count)
         # what AdamW is called with, by slot and group
         kinds = (value, grad, self.exp_avg, self.exp_avg_sq)
         self.parts = [
@@ -226,9 +227,8 @@ class _Store:
     @torch.no_grad()
     def step(self, lr: Sequence[float], *, clip: float) -> Tensor:
         """Let every model's optimiser take its step; returns norms before clipping [K]."""
-        if self.updates:
-            pairs = zip(self.updates, lr, strict=True)
-            return torch.stack([update.step(rate, clip=clip) for update, rate in pairs])
+        if self.update is not None:
+            return self.update.step(lr, clip=clip)
         norm_K = self.clip(clip)
         self.count.add_(1)
         for slot, (learner, rate) in enumerate(zip(self.learners, lr, strict=True)):

@@ -69,3 +69,51 @@ class Update:
             beta1, beta2, float(self.steps[0]), count=count,
         )  # fmt: skip
         return norm
+
+
+class StackedUpdate:
+    """The same step for the optimisers of K models, in as many calls as one takes.
+
+    Args:
+        updates: theirs, of one shape.
+        counts: the steps done, [K, parameters], of which each state's `step` is an entry.
+    """
+
+    def __init__(self, updates: Sequence[Update], counts: Tensor) -> None:
+        self.updates, self.counts = list(updates), counts
+        self.group_of = updates[0].group_of
+        self.tables = [
+            torch.cat(tables) for tables in zip(*(u.tables for u in updates), strict=True)
+        ]
+        self.sizes = torch.cat([u.sizes for u in updates])
+        self.squares_KP = torch.empty(counts.shape, dtype=torch.float64)
+
+    @torch.no_grad()
+    def step(self, lr: Sequence[float], *, clip: float) -> Tensor:
+        """Do a step; returns norms before clipping [K].
+
+        Args:
+            lr: one per model.
+            clip: as in `Update.step`.
+        """
+        if len(done := set(self.counts[:, 0].tolist())) > 1:  # not as far: each by itself
+            pairs = zip(self.updates, lr, strict=True)
+            return torch.stack([update.step(rate, clip=clip) for update, rate in pairs])
+        (K, P), values, sizes = self.counts.shape, self.tables[0], self.sizes
+        native.call("squares", torch.float32, self.tables[1], sizes, self.squares_KP, count=K * P)
+        norm_K = self.squares_KP.sum(1).sqrt().float()
+        scale_K = (clip / (norm_K + 1e-6)).clamp(max=1.0) if clip else torch.ones(K)
+        for update, rate in zip(self.updates, lr, strict=True):
+            set_lr(update.optimizer, rate)
+        groups = [u.optimizer.param_groups for u in self.updates]
+        rates_KG3 = torch.tensor(
+            [[[g["lr"], g["weight_decay"], g["eps"]] for g in of_model] for of_model in groups],
+            dtype=torch.float64,
+        )
+        self.counts.add_(1)
+        beta1, beta2 = groups[0][0]["betas"]
+        native.call(
+            "adamw", torch.float32, values, *self.tables[1:], sizes, rates_KG3.index_select(1, self.group_of),
+            native.OfGroup(scale_K), beta1, beta2, done.pop() + 1, count=K * P, groups=K,
+        )  # fmt: skip
+        return norm_K
