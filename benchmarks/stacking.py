@@ -1,6 +1,6 @@
 """Eight models of one shape as one program against the same runs one after another.
 
-python -m benchmarks.stacking              one thread, CPU time, about five minutes
+python -m benchmarks.stacking              one thread, CPU time, about two minutes
 python -m benchmarks.stacking threads      two threads, wall time: a quiet machine only
 python -m benchmarks.stacking processes    two processes of one thread and four models each, wall time
 
@@ -31,9 +31,9 @@ from scaling.training.learner import Learner
 from scaling.training.stack import StackedLearner, choose_stack
 
 MODELS, CONTEXT, VOCAB = 8, 128, 256
-WIDTHS, TOKENS = (20, 64), (256, 1024, 4096)  # 10k and 0.1M non-embedding parameters in two layers
+WIDTHS, TOKENS = (20, 36, 64), (256, 512, 1024, 2048)  # 10k, 30k, 0.1M parameters in two layers
 PRECISIONS = ("float32", "bfloat16")
-ROUNDS, SECONDS = 9, 6.0  # rounds at most, and seconds after which a case has had enough of them
+ROUNDS, SECONDS = 9, 1.2  # rounds at most, and seconds after which a case has had enough of them
 
 Case = tuple[int, int, str, int, int]  # width, tokens, precision, models, threads
 Row = tuple[int, str, np.ndarray, np.ndarray]  # models in a stack, kernel, seconds of both sides

@@ -26,10 +26,11 @@ from scaling.training.stacked import StackedTransformer, Weights
 from scaling.training.update import StackedUpdate, Update
 
 # How much work one wave of a stack may hold before it leaves the caches: tokens, and tokens x width;
-# and the tokens per pass above which a run is better left alone. Measured on one core of a Zen 4
-# (1 MiB of L2), widths 20 to 144: up to 4 times as fast at 256 tokens, within 0.95 to 1.1 of the
-# plain engine where these say 1.
-WAVE = {"float32": (4096, 98_304), "bfloat16": (8192, 262_144)}
+# and the tokens per pass above which a run is better left alone. Measured on one busy core of a Zen 4
+# (1 MiB of L2), widths 20, 36 and 64, 256 to 2,048 tokens: the gain hardly depends on the wave (64
+# wide at 256 tokens in float32: 1.11, 1.20, 1.17 for waves of 2, 4, 8). In float32 the limit stands
+# where stacks ceased to gain: 1.01 at width 64 and 512 tokens.
+WAVE = {"float32": (4096, 65_000), "bfloat16": (8192, 262_144)}
 LARGEST = 2048
 
 # On a GPU one pass of so many tokens hides the launches. Not measured: no GPU was at hand.
