@@ -12,7 +12,9 @@ from scaling.analysis.data.simulation import isoflop_grid, simulate
 from scaling.analysis.fits.fitting import Fit, fit
 from scaling.cli import main
 from scaling.cli.compose import compose_fit
+from scaling.cli.fit import HELPS
 from scaling.cli.fit import __doc__ as help_text
+from scaling.present.figures import CAPTIONS
 from scaling.study.config import FitConfig, config_keys
 from scaling.study.errors import ConfigError
 from scaling.study.paths import data_dir
@@ -107,6 +109,18 @@ def test_help_shows_commands_and_every_key():
     assert help_text.count("scaling fit ") >= 8
     for key in config_keys(FitConfig):
         assert f"  {key.name} " in help_text and key.text in " ".join(help_text.split())
+
+
+@pytest.mark.parametrize("verb", ["plot", "report", "next"])
+def test_help_of_a_verb_is_its_own_and_short(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"scaling {verb} ") and len(text.splitlines()) < 20
+
+
+def test_help_of_plot_names_every_figure_it_draws():
+    need_more = {"approaches", "multiverse", "backtest", "drift", "learning_rate"}  # Python only
+    assert all(name in HELPS["plot"] for name in set(CAPTIONS) - need_more)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     module = importlib.import_module(VERBS[verb])
     if any(a in ("-h", "--help") for a in arguments[1:]):
-        print((module.__doc__ or "").strip())
+        print(getattr(module, "HELPS", {}).get(verb) or (module.__doc__ or "").strip())
         return 0
     try:
         return int(getattr(module, f"run_{verb}")(arguments[1:]) or 0)

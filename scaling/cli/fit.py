@@ -61,6 +61,34 @@ def _key_lines(key: Key) -> str:
 
 __doc__ = (__doc__ or "").replace("{keys}", "\n".join(map(_key_lines, config_keys(FitConfig))))
 
+# what `scaling VERB --help` says of the verbs that share this module
+HELPS = {
+    "plot": """scaling plot [SWEEP or TABLE] [key=value ...]: figures of the runs and the law fitted to them.
+
+  scaling plot quickstart                               results/quickstart/figures/*.png
+  scaling plot runs.csv out=mine                        mine/figures/*.png
+  scaling plot quickstart law=chinchilla_k holdout_above=1e12
+
+Draws what the runs allow: overview (the study on one page), curves (loss along every run), isoflop
+(loss against size at equal compute), frontier (optimal size and tokens), prediction (frontier and
+held-out runs), surface, residuals, and profile (how well each parameter is bounded).
+Keys are those of `scaling fit --help`.""",
+    "report": """scaling report [SWEEP or TABLE] [key=value ...]: one page that opens in a browser.
+
+  scaling report quickstart                             results/quickstart/report.html
+  scaling report runs.csv out=mine law=chinchilla       mine/report.html
+
+The page holds the question, warnings, the law with its intervals, figures and the table of runs.
+Keys are those of `scaling fit --help`.""",
+    "next": """scaling next [SWEEP or TABLE] [key=value ...]: propose the next sweep, as a file to train.
+
+  scaling next quickstart                               at 3 and 10 times the largest compute
+  scaling next quickstart target.flops=1e13 points=7    at a compute of your own, sizes around its optimum
+
+Writes sweeps/quickstart_next.yaml; then `scaling plan quickstart_next`, `scaling train quickstart_next`.
+Keys are those of `scaling fit --help`.""",
+}
+
 
 def run_fit(arguments: Sequence[str]) -> int:
     """Print the law with its intervals, IsoFLOP minima, optimum and decisions; write what is asked."""

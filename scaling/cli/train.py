@@ -4,7 +4,13 @@
   scaling train model.params=40M budget.flops=1e17             another budget: tokens, flops or tokens_per_param
   scaling train quickstart                                     a sweep of sweeps/; again: only what is missing
   scaling train -m model.params=1M,4M budget.tokens=20M,40M    a grid (an ordinary Hydra multirun)
+  scaling train quickstart seed=0,1,2,3                        replicates; small runs of one shape train as one program
+  scaling train quickstart hydra/launcher=local                several runs at once on this machine
   scaling train quickstart hydra/launcher=submitit_slurm hydra.launcher.partition=gpu
+  scaling train mine design.trunks=true                        budgets of one model share a trunk (wsd)
+  scaling train model.init_from=my_model budget.tokens=1M      start from a Hugging Face folder or a run
+  scaling train model.params=1M data.validation.zh=zh.txt      further held-out texts, by name
+  torchrun --standalone --nproc_per_node=8 -m scaling train model.params=500M budget.tokens=10B
 
 Records go to results/<sweep>/<run_id>/. `scaling keys` lists every key. Hydra's own flags work too
 (--cfg job prints the composed configuration and trains nothing).
