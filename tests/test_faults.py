@@ -91,8 +91,8 @@ def test_documents_too_long_to_be_held_out_are_answered(tmp_path):
         (b"# @package _global_\n\xff\xfe", "not readable as YAML"),
         (b"design: {grid: {seed: [1]}}\n", "its first line must be `# @package _global_`"),
         (b"# @package _global_\ndesign: 3\n", "design: expected keys below it"),
-        (b"# @package _global_\ndesign: {verify: 3}\n", "verify one {key: value}"),
-        (b"# @package _global_\ndesign: {points: [3]}\n", "points a list of {key: value}"),
+        (b"# @package _global_\ndesign: {verify: 3}\n", "verify: 3 is not one {key: value}"),
+        (b"# @package _global_\ndesign: {points: [3]}\n", "points: 3 is not {key: value}"),
     ],
 )
 def test_broken_sweep_file_is_answered_in_one_line(text, message, tmp_path, monkeypatch, capsys):
