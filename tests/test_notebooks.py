@@ -20,7 +20,12 @@ def source(cell):
     return "".join(cell["source"])
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+LONG = {"judge_fit": pytest.mark.slow}  # 20 s
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.stem, marks=LONG.get(p.stem, ())) for p in NOTEBOOKS]
+)
 def test_notebook_runs_on_the_sample(path, tmp_path, monkeypatch):
     matplotlib.use("Agg")
     shutil.copytree(ROOT / "results" / "sample", tmp_path / "results" / "sample")

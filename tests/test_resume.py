@@ -100,6 +100,7 @@ def test_damaged_last_checkpoint_and_cut_metrics_are_survived(tmp_path, undistur
     assert f"continued from step {int(older.stem.split('-')[1])} of {STEPS}" in notes
 
 
+@pytest.mark.slow
 def test_kill_before_the_first_checkpoint_starts_again(tmp_path, undisturbed):
     _, rows = undisturbed
     plan = small_plan(tmp_path)
