@@ -1,4 +1,4 @@
-# make demo    train a real grid, fit the law, verify its prediction (five minutes on two cores)
+# make demo    train a real grid, fit the law, verify its prediction (about three minutes on two cores)
 # make test    everything the tests need, then the tests
 PY ?= python3
 VENV ?= .venv
