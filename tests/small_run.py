@@ -6,8 +6,11 @@ from pathlib import Path
 
 from scaling.study.config import RunConfig
 from scaling.study.plan import RunPlan, make_plan
+from scaling.study.record import read_metrics
 
 STEPS, BATCH, CONTEXT = 60, 256, 32
+
+NUMBERS = ("step", "tokens", "train_loss", "val_loss", "val_excess", "lr", "grad_norm")
 
 
 def small_plan(folder: Path, **changes) -> RunPlan:
@@ -21,3 +24,8 @@ def small_plan(folder: Path, **changes) -> RunPlan:
         "results": str(folder / "results"),
     }  # fmt: skip
     return make_plan(RunConfig.from_dict(values).replace(**changes))
+
+
+def numbers(folder: Path) -> list[dict]:
+    """Return a run's rows without what depends on the clock."""
+    return [{k: row[k] for k in NUMBERS if k in row} for row in read_metrics(folder)]

@@ -10,14 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_run import BATCH, STEPS, small_plan
+from small_run import BATCH, STEPS, numbers, small_plan
 
 from scaling.study.errors import TrainError
-from scaling.study.record import read_metrics, read_record
+from scaling.study.record import read_record
 from scaling.training.checkpoint import list_checkpoints
 from scaling.training.trainer import train, train_together
 
-NUMBERS = ("step", "tokens", "train_loss", "val_loss", "val_excess", "lr", "grad_norm")
 SEEDS = (
     {"seed": 0},
     {"seed": 1},
@@ -28,11 +27,6 @@ SEEDS = (
 
 def plans_of(folder: Path, changes=SEEDS, **more):
     return [small_plan(folder, **{"train.stack": 8, **change, **more}) for change in changes]
-
-
-def numbers(folder: Path) -> list[dict]:
-    """Rows without what depends on the clock."""
-    return [{k: row[k] for k in NUMBERS if k in row} for row in read_metrics(folder)]
 
 
 @pytest.fixture(scope="module")

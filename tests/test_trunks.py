@@ -9,25 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_run import BATCH, STEPS, small_plan
+from small_run import BATCH, STEPS, numbers, small_plan
 
-from scaling.study.record import read_metrics, read_record
+from scaling.study.record import read_record
 from scaling.study.trunks import branch_step, find_trunks, trunk_hash, trunk_key
 from scaling.training.trainer import train, train_together
 
 BUDGETS = (1, 2, 4)  # x 60 steps
-NUMBERS = ("step", "tokens", "train_loss", "val_loss", "val_excess", "lr", "grad_norm")
 
 
 def budget_plans(folder: Path, budgets=BUDGETS, **changes):
     """Plans of one model and several budgets that share warm-up and batch."""
     shared = {"optim.horizon": STEPS * BATCH, "data.max_epochs": 5} | changes
     return [small_plan(folder, **{"budget.tokens": b * STEPS * BATCH}, **shared) for b in budgets]
-
-
-def numbers(folder: Path) -> list[dict]:
-    """Rows without what depends on the clock."""
-    return [{k: row[k] for k in NUMBERS if k in row} for row in read_metrics(folder)]
 
 
 @pytest.fixture(scope="module")
