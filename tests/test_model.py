@@ -12,7 +12,8 @@ from scaling.study.config import ModelConfig
 from scaling.study.flops import flops_per_token
 from scaling.study.shape import ModelShape, count_params, resolve_shape
 from scaling.training.kernels import RmsNorm, attend_matmul
-from scaling.training.model import Transformer, _rotate
+from scaling.training.model import Transformer
+from scaling.training.parts import rotate
 
 SWITCHES = {
     "llama": {},
@@ -135,7 +136,7 @@ def test_rotary_scores_depend_on_distance_only():
     shape = small_shape(position="rotary")
     turn = Transformer(shape).turn_TQ2
     query, key = torch.randn(2, 12, generator=torch.Generator().manual_seed(1))
-    turned_q, turned_k = (_rotate(x.expand(1, 1, 16, 12), turn)[0, 0] for x in (query, key))
+    turned_q, turned_k = (rotate(x.expand(1, 1, 16, 12), turn)[0, 0] for x in (query, key))
     scores = turned_q @ turned_k.T
     for distance in (0, 3, 7):
         diagonal = scores.diagonal(-distance)

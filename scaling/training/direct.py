@@ -23,7 +23,8 @@ from scaling.training import native
 from scaling.training.direct_parts import KeptNorm, Norm, book_gradient, build_linear
 
 if TYPE_CHECKING:
-    from scaling.training.model import Block, Transformer
+    from scaling.training.model import Transformer
+    from scaling.training.parts import Block
 
 _KINDS = {"gelu": 0, "swiglu": 1}  # of native.cpp's activations
 

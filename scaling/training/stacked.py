@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from scaling.training import fused
 from scaling.training.kernels import RmsNorm
-from scaling.training.model import Transformer, _add_norm, _suits_native
+from scaling.training.model import Transformer
+from scaling.training.parts import add_norm, suits_native
 
 
 class Weights:
@@ -235,8 +236,8 @@ class StackedTransformer(nn.Module):
         turn_TQ2 = None if plain.turn_TQ2 is None else plain.turn_TQ2[:T]
         for block in plain.blocks:
             x_BTD = block(x_BTD, turn_TQ2)
-        native = plain.native and _suits_native(x_BTD)
-        h_BTD = _add_norm(x_BTD, None, plain.norm)[1] if native else plain.norm(x_BTD)
+        native = plain.native and suits_native(x_BTD)
+        h_BTD = add_norm(x_BTD, None, plain.norm)[1] if native else plain.norm(x_BTD)
         loss_K = self._loss(plain.head(h_BTD), targets_KBT, native=native)
         return loss_K, start_BTD, rows_BT
 
