@@ -218,3 +218,21 @@ def test_every_file_of_conf_composes(file):
 def test_fit_configuration_takes_the_sweep_from_the_bare_word():
     config = compose_fit("mine", ["law=kaplan", "target.flops=1e13"])
     assert (config.sweep, config.law, config.target.flops) == ("mine", "kaplan", 1e13)
+
+
+def test_isoflop_of_a_sweep_file_gives_runs_of_equal_compute(tmp_path, monkeypatch):
+    write_sweep(
+        tmp_path,
+        "mine",
+        "design: {question: q, isoflop: {budgets: [1e11, 1e12], sizes: 3, window: 2}, grid: {seed: [0, 1]}}\n",
+    )
+    monkeypatch.chdir(tmp_path)
+    sweep = compose_sweep(["sweeps=mine"])
+    plans = [make_plan(p.config) for p in sweep.points]
+    assert len({p.run_id for p in plans}) == 2 * 3 * 2
+    for (
+        plan
+    ) in plans:  # whole steps of whole sequences round D by up to half a step in some hundred
+        assert plan.flops_6nd == pytest.approx(plan.config.budget.flops, rel=5e-3)
+    wider = compose_sweep(["sweeps=mine", "design.isoflop.budgets=[1e13]", "seed=3"])
+    assert {p.config.budget.flops for p in wider.points} == {1e13}  # a key of the design itself

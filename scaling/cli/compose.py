@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from scaling.study.config import FitConfig, RunConfig, config_keys
+from scaling.study.designs import MAKERS, make_points, spread_values
 from scaling.study.errors import ConfigError, did_you_mean
 from scaling.study.paths import data_dir
 from scaling.study.plan import make_plan
@@ -31,8 +32,11 @@ from scaling.study.trunks import common_horizons
 DESIGN_KEYS = {
     "question": "what the sweep is to answer, in a sentence",
     "cost": "what it costs: runs, FLOPs, time on a stated machine",
-    "grid": "key: [values]; every combination is a run",
+    "grid": "key: [values], or {from: 10k, to: 160k, points: 5} for even steps in the logarithm; every combination is a run",
     "points": "list of {key: value}; each is a run, combined with the grid",
+    "isoflop": "budgets [FLOPs], sizes per budget (7), window: the factor that sizes reach below and above the middle (4), tokens_per_param at the middle (20; one, or one per budget)",
+    "ladder": "sizes [parameters], tokens_per_param (20; one or several): every size at the same tokens per parameter",
+    "repeats": "unique_tokens, epochs: every pair is a run that sees so many tokens so often (data.max_epochs must allow it)",
     "trunks": "true: budgets of one model take batch, rates and warm-up at the smallest of them, so that they share a trunk",
     "verify": "{key: value} of the run that checks the prediction; model.params: optimal takes N* from the fit",
 }
@@ -46,6 +50,9 @@ class Design:
     cost: str = ""
     grid: dict[str, list[Any]] = field(default_factory=dict)
     points: list[dict[str, Any]] = field(default_factory=list)
+    isoflop: dict[str, Any] = field(default_factory=dict)
+    ladder: dict[str, Any] = field(default_factory=dict)
+    repeats: dict[str, Any] = field(default_factory=dict)
     verify: dict[str, Any] = field(default_factory=dict)
     trunks: bool = False
 
@@ -77,11 +84,15 @@ class Design:
 
     def overrides(self) -> list[list[str]]:
         """Return one list of `key=value` overrides per run of the design; one empty list if it names none."""
-        grid = [[as_override(key, v) for v in values] for key, values in self.grid.items()]
-        points = [[as_override(k, v) for k, v in point.items()] for point in self.points] or [[]]
-        return [
-            [*point, *combination] for point in points for combination in itertools.product(*grid)
+        grid = [
+            [[as_override(key, v)] for v in spread_values(values, key=f"design.grid: {key}")]
+            for key, values in self.grid.items()
         ]
+        points = [self.points, *(make_points(n, v) for n in MAKERS if (v := getattr(self, n)))]
+        listed = [
+            [[as_override(k, v) for k, v in p.items()] for p in some] for some in points if some
+        ]
+        return [list(itertools.chain(*parts)) for parts in itertools.product(*listed, *grid)]
 
 
 _GROUPS = ("model", "data", "tracker")  # config groups that a design may sweep
@@ -93,6 +104,7 @@ _DESIGN_TYPES: dict[str, tuple[type, str]] = {
     "cost": (str, "a sentence"),
     "grid": (dict, "a mapping of key: [values]"),
     "points": (list, "a list of {key: value}"),
+    **{name: (dict, f"a mapping of {', '.join(keys)}") for name, (_, keys) in MAKERS.items()},
     "verify": (dict, "one {key: value}"),
     "trunks": (bool, "true or false, without quotes"),
 }
@@ -110,8 +122,7 @@ def _check_design(values: dict[str, Any]) -> None:
                 f"design.points: {point!r} is not {{key: value}}. Write each run as `- {{key: value}}`."
             )
     for key, swept in values.get("grid", {}).items():
-        if not isinstance(swept, list) or not swept:
-            raise ConfigError(f"design.grid: {key} needs a list of values; got {swept!r}.")
+        spread_values(swept, key=f"design.grid: {key}")
 
 
 def _swept_keys(design: dict[str, Any]) -> list[str]:
