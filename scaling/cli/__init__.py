@@ -31,6 +31,7 @@ usage: scaling VERB [SWEEP] [key=value ...]
   audit     what is wrong with a table of runs, or its claims   scaling audit runs.csv
   next      propose the next sweep                              scaling next quickstart
   export    a run as a Hugging Face model folder                scaling export RUN my_model
+  clean     disk used; checkpoints that nobody needs any more   scaling clean quickstart
   demo      plan, train, fit, verify on an embedded example     scaling demo
   keys      every key with default, unit and meaning            scaling keys optim
 
@@ -52,6 +53,7 @@ VERBS = {
     "forecast": "scaling.cli.forecast",
     "audit": "scaling.cli.audit",
     "export": "scaling.cli.export",
+    "clean": "scaling.cli.clean",
     "demo": "scaling.cli.demo",
     "keys": "scaling.cli.keys",
 }
