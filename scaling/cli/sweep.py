@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from scaling.cli.compose import Point, Sweep, expand, local_workers, to_mapping, without_hydra
 from scaling.cli.evaluate import unscored
+from scaling.cli.handover import hand_over
 from scaling.cli.jobs import Job
 from scaling.cli.progress import say, sweep_progress
 from scaling.cli.rounds import train_in_rounds
@@ -57,7 +58,7 @@ def run_sweep(
 
     # 2. those that are not finished; the dearest will be first, so that cores end together
     missing = [(point, plan) for point, plan in planned if not is_finished(plan.folder)]
-    _check_launch(cfg)
+    _check_launch(cfg, launcher)
     done = len(planned) - len(missing)
     folder = Path(str(base.results)) / sweep.name
     if not missing:
@@ -80,6 +81,10 @@ def run_sweep(
     if saving and is_first():
         say(f"{sweep.name}: {saving}", file=sys.stderr)
     plans = [plan for _, plan in missing]
+    if hasattr(launcher, "submit"):  # it takes jobs, and need not stay until they end
+        _prepare_data(plans)
+        set_failed(hand_over(sweep.name, folder, missing, launcher, done=done))
+        return []
     show = sweep_progress(plans, done=done) if is_first() else nullcontext()
     apart = (local_workers(cfg) or 1) > 1  # one worker is this process itself
     with stop_together(plans) if apart else nullcontext():
@@ -102,9 +107,9 @@ def run_sweep(
     return results
 
 
-def _check_launch(cfg: DictConfig) -> None:
+def _check_launch(cfg: DictConfig, launcher: Launcher) -> None:
     """Refuse workers of workers: processes of torchrun or srun train one run at a time together."""
-    if find_place() is not None and local_workers(cfg):
+    if find_place() is not None and (local_workers(cfg) or hasattr(launcher, "submit")):
         raise ConfigError(
             "hydra/launcher: several runs at once do not go with torchrun or srun, whose processes train each run together. "
             "Leave out hydra/launcher, or start one process."

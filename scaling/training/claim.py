@@ -140,10 +140,14 @@ class Claim:
 
 def find_holder(folder: Path) -> str | None:
     """Return who trains a run, on whichever host; null if nobody does."""
+    holder = find_claim(folder)
+    return f"process {holder['pid']} on {holder['host']}" if holder else None
+
+
+def find_claim(folder: Path) -> dict | None:
+    """Return pid, host and Slurm job of who trains a run, on whichever host; null if nobody does."""
     holder = _read(folder / "claim.json")
-    if holder is None or not _alive(holder):
-        return None
-    return f"process {holder['pid']} on {holder['host']}"
+    return holder if holder is not None and _alive(holder) else None
 
 
 def read_claim(folder: Path) -> dict | None:
@@ -158,7 +162,20 @@ def _identity() -> dict:
         "parent": os.getppid(),  # the launcher, where a worker trains
         "host": socket.gethostname(),
         "started": _start_ticks(os.getpid()),
+        **_slurm_life(),
     }
+
+
+def _slurm_life() -> dict:
+    """Return the Slurm job that this process belongs to, and how often it was started again."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return {"job": job, "life": int(os.environ.get("SLURM_RESTART_COUNT") or 0)} if job else {}
+
+
+def _is_past_life(holder: dict) -> bool:
+    """Whether Slurm has ended the holder, since it has started the same job again, as this process."""
+    mine = _slurm_life()
+    return bool(mine) and holder.get("job") == mine["job"] and holder.get("life", 0) < mine["life"]
 
 
 def _read(path: Path) -> dict | None:
@@ -200,7 +217,7 @@ def _is_renewed(path: Path, holder: dict) -> bool:
 
 
 def _alive(holder: dict) -> bool:
-    if holder["pid"] is None:
+    if holder["pid"] is None or _is_past_life(holder):
         return False
     if holder["host"] != socket.gethostname():
         return _age(holder) < DEAD_AFTER

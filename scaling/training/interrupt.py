@@ -13,8 +13,20 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-# Ctrl-C, a plain kill or `scancel`, and what Slurm's --signal=USR1 sends before a time limit
-NOTICES = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Ctrl-C, a plain kill or `scancel`, and what Slurm sends before a time limit: --signal=USR1 where
+# people write it themselves, USR2 where submitit does
+NOTICES = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def leave(number: int, _frame: FrameType | None) -> NoReturn:
+    """End the process as a signal would, by SystemExit: a handler for where nothing is to be saved.
+
+    Unlike handlers of others it is replaced by `Interrupt`.
+    """
+    raise SystemExit(128 + number)
+
+
+_REPLACED = (signal.SIG_DFL, signal.default_int_handler, leave)
 
 
 class Notice(BaseException):
@@ -38,7 +50,7 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
             for number in NOTICES:
-                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                if signal.getsignal(number) in _REPLACED:
                     self._before[number] = signal.signal(number, self._note)
         return self
 
