@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from scaling.cli.compose import Point
 from scaling.cli.jobs import Job, arrange_jobs
@@ -24,10 +24,13 @@ GONE = 3  # times in a row that the queue does not have a job, until it has ende
 Missing = Sequence[tuple[Point, RunPlan]]
 
 
+@runtime_checkable
 class Queue(Protocol):
     """A launcher that takes jobs and returns before they are done."""
 
-    wait: bool
+    @property
+    def wait(self) -> bool:
+        """Whether a launch stays until the jobs have ended."""
 
     def submit(self, jobs: Sequence[Job], folder: Path) -> list[Submission]:
         """Submit jobs of the sweep whose results are in a folder."""

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from scaling.cli.compose import Point, Sweep, expand, local_workers, to_mapping, without_hydra
 from scaling.cli.evaluate import unscored
-from scaling.cli.handover import hand_over
+from scaling.cli.handover import Queue, hand_over
 from scaling.cli.jobs import Job
 from scaling.cli.progress import say, sweep_progress
 from scaling.cli.rounds import train_in_rounds
@@ -81,7 +81,7 @@ def run_sweep(
     if saving and is_first():
         say(f"{sweep.name}: {saving}", file=sys.stderr)
     plans = [plan for _, plan in missing]
-    if hasattr(launcher, "submit"):  # it takes jobs, and need not stay until they end
+    if isinstance(launcher, Queue):  # it takes jobs, and need not stay until they end
         _prepare_data(plans)
         set_failed(hand_over(sweep.name, folder, missing, launcher, done=done))
         return []
@@ -109,7 +109,7 @@ def run_sweep(
 
 def _check_launch(cfg: DictConfig, launcher: Launcher) -> None:
     """Refuse workers of workers: processes of torchrun or srun train one run at a time together."""
-    if find_place() is not None and (local_workers(cfg) or hasattr(launcher, "submit")):
+    if find_place() is not None and (local_workers(cfg) or isinstance(launcher, Queue)):
         raise ConfigError(
             "hydra/launcher: several runs at once do not go with torchrun or srun, whose processes train each run together. "
             "Leave out hydra/launcher, or start one process."
