@@ -260,6 +260,9 @@ def expand(
     set on the base configuration; only changes of a config group need Hydra to compose again.
     """
     design = Design.from_config(base)
+    missing = [key for key in OmegaConf.missing_keys(base) if key.startswith("design.")]
+    if missing:
+        raise ConfigError(f"{min(missing)}: no value (???). Give one, e.g. {min(missing)}=...")
     fixed = {_key(o) for o in parsed}
     sweeps = [
         [f"{_key(o)}={v}" for v in o.sweep_string_iterator()]
@@ -268,7 +271,8 @@ def expand(
     ]
     designs = [[o for o in run if o.split("=", 1)[0] not in fixed] for run in design.overrides()]
     runs = [[*run, *combination] for run in designs for combination in itertools.product(*sweeps)]
-    points = [Point(run, run_config(base, run, recompose)) for run in _unique(runs)]
+    values = OmegaConf.to_container(base, resolve=False)
+    points = [Point(run, _config_of(values, run, recompose)) for run in _unique(runs)]
     if design.trunks:
         points = _with_horizons(points)
     return Sweep(name=str(base.sweep), design=design, points=points, base=base)
@@ -300,10 +304,17 @@ def run_config(
     base: DictConfig, overrides: Sequence[str], recompose: Callable[[list[str]], DictConfig]
 ) -> RunConfig:
     """Return the checked configuration of one run."""
+    return _config_of(OmegaConf.to_container(base, resolve=False), overrides, recompose)
+
+
+def _config_of(
+    base: Any, overrides: Sequence[str], recompose: Callable[[list[str]], DictConfig]
+) -> RunConfig:
+    """As `run_config`, from plain values: thousands of runs share one base."""
     pairs = [o.split("=", 1) for o in overrides]
     if any("." not in key and key not in _known_keys() for key, _ in pairs):  # config groups
         return to_run_config(recompose(list(overrides)))
-    values: Any = OmegaConf.to_container(base, resolve=False)
+    values = {key: _branches(value) for key, value in base.items() if key not in _NOT_OF_A_RUN}
     for key, text in pairs:
         if key not in _known_keys():
             raise ConfigError(
@@ -316,16 +327,21 @@ def run_config(
         node[name] = read_value(text)
     # omegaconf takes ten times as long as all the rest, and is needed for two kinds of values
     if any(mark in str(values) for mark in ("${", "???")):
-        return to_run_config(OmegaConf.create(values))
-    return RunConfig.from_dict({k: v for k, v in values.items() if k not in _NOT_OF_A_RUN})
+        return to_run_config(OmegaConf.create({**base, **values}))
+    return RunConfig.from_dict(values)
+
+
+def _branches(value: Any) -> Any:
+    """Copy nested mappings, so that setting a key of one run leaves the others."""
+    return {k: _branches(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 _NOT_OF_A_RUN = ("design", "hydra", "sweeps", "together")
 
 
 @functools.cache
-def _known_keys() -> tuple[str, ...]:
-    return tuple(k.name for k in config_keys())
+def _known_keys() -> dict[str, None]:
+    return dict.fromkeys(k.name for k in config_keys())
 
 
 @functools.lru_cache(maxsize=4096)

@@ -8,6 +8,8 @@ of the run's hash: the same run on another machine is the same run.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -227,22 +229,26 @@ class FitConfig:
         return config
 
 
-def config_keys(cls: type = RunConfig) -> Iterator[Key]:
-    """Yield every configuration key with its dotted name, type, default, unit and sentence."""
-    yield from keys_of(cls)
+def config_keys(cls: type = RunConfig) -> tuple[Key, ...]:
+    """Return every configuration key with its dotted name, type, default, unit and sentence."""
+    return keys_of(cls)
 
 
-def _known_keys() -> list[str]:
-    return [k.name for root in (RunConfig, FitConfig) for k in keys_of(root)]
+@functools.cache
+def _known_keys() -> tuple[str, ...]:
+    return tuple(k.name for root in (RunConfig, FitConfig) for k in keys_of(root))
 
 
 def config_values(config: RunConfig) -> Iterator[tuple[Key, Any]]:
     """Yield each key with the value it has in this configuration."""
-    for key in config_keys():
-        value: Any = config
-        for part in key.name.split("."):
-            value = getattr(value, part)
-        yield key, value
+    keys, read = _reader()
+    return zip(keys, read(config), strict=True)
+
+
+@functools.cache
+def _reader() -> tuple[tuple[Key, ...], operator.attrgetter]:
+    keys = config_keys()
+    return keys, operator.attrgetter(*(key.name for key in keys))
 
 
 def check_set_names(sets: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ The numbers of a plan are what the trainer does, not what was asked for; both ar
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -114,7 +115,7 @@ class RunPlan:
         """Factors by which parameters differ from the standard parametrisation."""
         return Parametrization.of(self.config.optim, self.shape)
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """8 hex digits of everything that changes the run's numbers, and of nothing else.
 
@@ -124,7 +125,7 @@ class RunPlan:
         """
         return hash_of([HASH_VERSION, *self.identity])
 
-    @property
+    @functools.cached_property
     def setting_hash(self) -> str:
         """The hash without seeds: what runs have in common that differ in nothing but their luck."""
         asked, resolved, shape = self.identity
@@ -142,26 +143,27 @@ class RunPlan:
         asked = {
             k.name: v
             for k, v in config_values(self.config)
-            if k.numbers and v != k.default and k.name in read and not k.name.startswith(_RESOLVED)
+            if v != k.default and k.numbers and k.name in read and not k.name.startswith(_RESOLVED)
         }
         resolved = {name: getattr(self, name) for name in _RESOLVED_TO}
         if self.source is not None:
             resolved["init_hash"] = self.source.hash
+        values = vars(self.shape)
         shape = {
-            f.name: getattr(self.shape, f.name)
+            f.name: values[f.name]
             for f in dataclasses.fields(self.shape)
-            if getattr(self.shape, f.name) != f.default
+            if values[f.name] != f.default
         }
         return asked, resolved, shape
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """Readable slug and hash; the name of the run's folder."""
         family = re.sub(r"[^A-Za-z0-9]+", "", self.config.model.family) or "model"
         size, tokens = (format_quantity(v).replace(".", "_") for v in (self.params, self.tokens))
         return f"{family}-n{size}-d{tokens}-s{self.config.seed}-{self.hash}"
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
         return Path(self.config.results) / self.config.sweep / self.run_id
 

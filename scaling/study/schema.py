@@ -6,6 +6,7 @@ Every wrong key or value is answered with its name, the value, and what to do.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
 import types
 import typing
@@ -53,12 +54,21 @@ class Key:
     numbers: bool
 
 
-def keys_of(cls: type, prefix: str = "") -> Iterator[Key]:
-    """Yield every configuration key with its dotted name, type, default, unit and sentence."""
-    hints = typing.get_type_hints(cls)
+# the schema never changes, and a sweep of ten thousand runs asks for it at every run
+type_hints = functools.cache(typing.get_type_hints)
+
+
+@functools.cache
+def keys_of(cls: type) -> tuple[Key, ...]:
+    """Return every configuration key with its dotted name, type, default, unit and sentence."""
+    return tuple(_walk(cls, ""))
+
+
+def _walk(cls: type, prefix: str) -> Iterator[Key]:
+    hints = type_hints(cls)
     for f in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[f.name]):
-            yield from keys_of(hints[f.name], f"{prefix}{f.name}.")
+            yield from _walk(hints[f.name], f"{prefix}{f.name}.")
         else:
             m = f.metadata
             yield Key(
@@ -78,7 +88,7 @@ def build(cls: type, values: object, known: Iterable[str], prefix: str = "") -> 
         raise ConfigError(
             f"{prefix[:-1]}: expected keys below it such as {prefix}{dataclasses.fields(cls)[0].name}; got {values!r}."
         )
-    hints = typing.get_type_hints(cls)
+    hints = type_hints(cls)
     unknown = [k for k in values if k not in hints]
     if unknown:
         name = f"{prefix}{unknown[0]}"

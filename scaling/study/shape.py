@@ -170,35 +170,49 @@ def _nearest_shape(model: ModelConfig, vocab: int, target: float) -> ModelShape:
     Among shapes within 1 %, the one closest to the nominal proportions wins: proportions that
     drift along a ladder of sizes would themselves bend the law.
     """
-    shapes = [
-        s
-        for s in (_fit_ffn(model, vocab, *c, target) for c in _candidates(model, vocab, target))
-        if s
-    ]
-    off = {s: abs(count_params(s).by(model.params_convention) / target - 1) for s in shapes}
-    # below 5k parameters one channel of the feed-forward part is more than 1 %
-    channel = {s: 0.5 * s.layers * (ffn_weights(s) / s.ffn) / target for s in shapes}
-    good = [s for s in shapes if off[s] <= max(TOLERANCE, min(channel[s], 0.05))]
-    if good:
-        return min(good, key=lambda s: _strain(model, s) + off[s])
-    closest = (
-        f"; the closest has {count_params(min(shapes, key=off.__getitem__)).by(model.params_convention):,}"
-        if shapes
-        else ""
-    )
+    best: tuple[float, int, ModelShape] | None = None
+    closest: tuple[float, int, ModelShape] | None = None
+    candidates = enumerate(_candidates(model, vocab, target))
+    for index, proportions in sorted(candidates, key=lambda c: _aspect(*c[1])):
+        if best is not None and _aspect(*proportions) > best[0]:
+            break  # the others are farther from nominal by this alone
+        shape = _fit_ffn(model, vocab, *proportions, target)
+        if shape is None:
+            continue
+        off = abs(count_params(shape).by(model.params_convention) / target - 1)
+        closest = _nearer(closest, (off, index, shape))
+        # below 5k parameters one channel of the feed-forward part is more than 1 %
+        channel = 0.5 * shape.layers * (ffn_weights(shape) / shape.ffn) / target
+        if off <= max(TOLERANCE, min(channel, 0.05)):
+            best = _nearer(best, (_strain(model, shape) + off, index, shape))
+    if best is not None:
+        return best[2]
+    size = count_params(closest[2]).by(model.params_convention) if closest else None
+    nearest = f"; the closest has {size:,}" if size else ""
     raise ConfigError(
         f"model.params: no shape is within 1 % of {format_quantity(target)} {model.params_convention} parameters "
-        f"with vocabulary {vocab}{closest}. Ask for another size, free model.layers or model.width, "
+        f"with vocabulary {vocab}{nearest}. Ask for another size, free model.layers or model.width, "
         f"or count in the other convention (model.params_convention)."
     )
 
 
+def _nearer(
+    best: tuple[float, int, ModelShape] | None, found: tuple[float, int, ModelShape]
+) -> tuple[float, int, ModelShape]:
+    """Return the smaller of two distances; the narrower model of two equal ones."""
+    return found if best is None or found[:2] < best[:2] else best
+
+
 def _strain(model: ModelConfig, shape: ModelShape) -> float:
     """How far proportions are from nominal, in log units; the feed-forward ratio counts twice."""
-    aspect = math.log(shape.width / shape.layers / ASPECT)
-    if shape.layers == MIN_LAYERS:  # the smallest models are as deep as they must be
-        aspect = max(0.0, aspect)
-    return abs(aspect) + 2 * abs(math.log(shape.ffn / (_ffn_ratio(model) * shape.width)))
+    ratio = shape.ffn / (_ffn_ratio(model) * shape.width)
+    return _aspect(shape.layers, shape.width) + 2 * abs(math.log(ratio))
+
+
+def _aspect(layers: int, width: int) -> float:
+    """How far width / layers is from nominal; the smallest models are as deep as they must be."""
+    aspect = math.log(width / layers / ASPECT)
+    return abs(max(0.0, aspect) if layers == MIN_LAYERS else aspect)
 
 
 def _candidates(model: ModelConfig, vocab: int, target: float) -> Iterator[tuple[int, int]]:
