@@ -318,7 +318,8 @@ def test_runs_on_different_texts_are_warned_about():
     runs = tiny(noise=0.002)
     for texts, warned in ((["a"], False), (["a", "b"], True)):
         table = runs.table.assign(data_hash=np.resize(texts, len(runs.table)))
-        f = fit(dataclasses.replace(runs, table=table), intervals="none", starts=2)
+        mixed = dataclasses.replace(runs, table=table).using(mixed="data")  # else it is refused
+        f = fit(mixed, intervals="none", starts=2)
         assert any("2 different texts" in w for w in f.warnings) == warned
 
 

@@ -43,6 +43,7 @@ TRAPS = {
     "W-SCATTER": "minima scatter around their power law beyond the noise",
     "W-APPROACH": "the three approaches disagree",
     "W-TEXT": "runs saw different texts",
+    "W-CODE": "runs were trained by different states of the code",
     "W-WIDE": "an interval as wide as the quantity itself",
     "W-CURVE": "points of training curves mixed with final losses",
     "W-MISFIT": "the law does not describe the runs it was fitted to",

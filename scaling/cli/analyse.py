@@ -71,7 +71,8 @@ def read_runs(config: FitConfig) -> tuple[Path, Any]:
     folder = Path() if online else results_folder(config)
     params, flops = _conventions(config, folder)
     runs = load(config.sweep if online else folder, columns=config.columns, units=config.units)
-    return folder, runs.using(params=params, flops=flops, loss=config.loss)
+    runs = runs.using(params=params, flops=flops, loss=config.loss, mixed=config.mixed)
+    return folder, runs.where(**config.where) if config.where else runs
 
 
 def fit_options(config: FitConfig) -> dict[str, Any]:
@@ -106,7 +107,9 @@ def with_new_runs(analysis: Analysis) -> Analysis:
     from scaling.analysis.data.runs import load
 
     runs = analysis.runs
-    fresh = load(analysis.folder).using(params=runs.params, flops=runs.flops, loss=runs.loss)
+    fresh = load(analysis.folder).using(
+        params=runs.params, flops=runs.flops, loss=runs.loss, mixed=analysis.config.mixed
+    )
     return replace(analysis, runs=fresh)
 
 

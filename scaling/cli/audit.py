@@ -40,7 +40,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling.study.errors import ConfigError, FitError, did_you_mean
+from scaling.study.errors import ConfigError, did_you_mean
 from scaling.study.units import parse_quantity
 
 KEYS = ("claims", "target.flops", "params", "flops", "loss", "laws", "objectives", "outliers", "tuned", "resamples", "level", "seed", "out")  # fmt: skip
@@ -105,26 +105,12 @@ def _runs(table: str, keys: dict[str, str]) -> Any:
     runs = load(path if path.exists() else table, columns=columns, units=units)
     runs = runs.using(params=keys.get("params"), flops=keys.get("flops"), loss=keys.get("loss"))
     for column, value in _below(keys, "where.").items():
-        runs = _keep(runs, column, value)
+        runs = runs.where(**{column: value})
     return best_runs(runs) if keys.get("tuned", "false").lower() == "true" else runs
 
 
 def _below(keys: dict[str, str], prefix: str) -> dict[str, str]:
     return {k.removeprefix(prefix): v for k, v in keys.items() if k.startswith(prefix)}
-
-
-def _keep(runs: Any, column: str, value: str) -> Any:
-    """Keep the rows with a value; a number may be written in any way."""
-    rows = runs.fit_rows
-    if column not in rows:
-        raise FitError(
-            f"where.{column}: the table has no such column.{did_you_mean(column, rows.columns)}"
-        )
-    keep = rows[column].astype(str) == value
-    if not keep.any():
-        found = ", ".join(map(str, rows[column].unique()[:6]))
-        raise FitError(f"where.{column}: no row has {value!r}; there are {found}.")
-    return runs.where(keep)
 
 
 def _name(table: str, keys: dict[str, str]) -> str:

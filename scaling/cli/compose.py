@@ -369,7 +369,7 @@ def compose_fit(sweep: str | None, overrides: Sequence[str]) -> FitConfig:
     return FitConfig.from_dict(values if sweep is None else values | {"sweep": sweep})
 
 
-_MAPPINGS = ("columns", "units", "fixed")
+_MAPPINGS = ("columns", "units", "fixed", "where")
 
 
 def _take_direct(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

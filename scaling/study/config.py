@@ -204,6 +204,8 @@ class FitConfig:
     loss: str = _key("val_loss", "", "Column that is fitted: val_loss, val_excess, train_loss, or one of a table's.")
     columns: dict[str, str] | None = _key(None, "", "A table's own column names, {mine: params}, or columns.mine=params; ours are params, tokens, flops, val_loss.")  # noqa: RUF009
     units: dict[str, str] | None = _key(None, "", "Units of a table's columns, {params: M} or units.params=M.")  # noqa: RUF009
+    where: dict[str, str] | None = _key(None, "", "Fit only runs with these values, where.COLUMN=VALUE.")  # noqa: RUF009
+    mixed: str | None = _key(None, "", "Fit runs together that differ in data (text, tokens), code (version of the numbers) or all of these; null: they are refused.")
     group: str | None = _key(None, "", "Column that splits the runs; each group is fitted alone.")
     fixed: dict[str, float] | None = _key(None, "", "Parameters to hold, {E: 0.9} or fixed.E=0.9.")  # noqa: RUF009
     priors: bool = _key(False, "", "Use the priors that the law states.")
@@ -225,7 +227,7 @@ class FitConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> FitConfig:
         """Check a nested mapping and return the typed configuration."""
         config = build(cls, values, _known_keys())
-        check_filled(config, ("law", "loss", "weights", "group", "sweep", "results", "out", "format"))
+        check_filled(config, ("law", "loss", "weights", "group", "mixed", "sweep", "results", "out", "format"))
         return config
 
 

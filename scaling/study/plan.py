@@ -20,6 +20,7 @@ from scaling.study.errors import ConfigError
 from scaling.study.flops import FlopsPerToken, flops_6nd, flops_per_token
 from scaling.study.parametrization import Parametrization, with_attention_scale
 from scaling.study.pretrained import Pretrained, adopt_shape, open_pretrained
+from scaling.study.record import NUMBERS_VERSION
 from scaling.study.rules import (
     batch_tokens_rule,
     learning_rate_rule,
@@ -123,7 +124,7 @@ class RunPlan:
         changed rule is another. Values at their default do not enter, so that a new key leaves
         finished runs valid; a changed default needs another `HASH_VERSION`.
         """
-        return hash_of([HASH_VERSION, *self.identity])
+        return hash_of([*_versions(), *self.identity])
 
     @functools.cached_property
     def setting_hash(self) -> str:
@@ -131,7 +132,7 @@ class RunPlan:
         asked, resolved, shape = self.identity
         asked.pop("seed", None)
         resolved.pop("order_seed")
-        return hash_of([HASH_VERSION, asked, resolved, shape])
+        return hash_of([*_versions(), asked, resolved, shape])
 
     @property
     def identity(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -166,6 +167,11 @@ class RunPlan:
     @functools.cached_property
     def folder(self) -> Path:
         return Path(self.config.results) / self.config.sweep / self.run_id
+
+
+def _versions() -> list[int]:
+    """What opens every hash; the version of the numbers enters once it is no longer the first."""
+    return [HASH_VERSION] if NUMBERS_VERSION == 1 else [HASH_VERSION, NUMBERS_VERSION]
 
 
 def hash_of(values: Any) -> str:

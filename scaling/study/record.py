@@ -19,6 +19,9 @@ from typing import Any
 from scaling.study.errors import RecordError
 
 SCHEMA_VERSION = 1
+# of what training computes. Raised when a change of the code changes the numbers of a run on purpose:
+# runs then get other names (see `RunPlan.hash`), and are not fitted together with older ones unasked
+NUMBERS_VERSION = 1
 STATUSES = ("running", "done", "diverged", "failed")
 FINISHED = ("done", "diverged")  # not trained again
 
@@ -131,7 +134,10 @@ class RunRecord:
     parallel: str | None = _f("", "how processes shared the run: none (alone), ddp (each has the model), fsdp (divided)")
     recompute: bool | None = _f("", "whether blocks were computed again in the backward pass")
     resumes: int = _f("", "how often the run was continued after an interruption", 0)
-    software: dict[str, str] = field(default_factory=dict, metadata={"unit": "", "meaning": "versions of this package, torch and Python, and the git commit"})
+    numbers_version: int | None = _f("", "version of what training computes; runs of different ones are not fitted together unless asked; null in older records")
+    software: dict[str, str] = field(default_factory=dict, metadata={"unit": "", "meaning": "versions of this package, python, torch, cuda and numpy; code: a hash of the files that train; the git commit, and dirty: a hash of uncommitted changes to the code"})
+    environment: dict[str, str] | None = _f("", "where the run was trained last: os, machine, cpu, gpu, cores, container, launcher, Slurm job")  # noqa: RUF009
+    lives: list[dict] | None = _f("", "earlier lives of a run that went on with other software or on another kind of machine: until_step, until [UTC], software, environment")  # noqa: RUF009
 # fmt: on
 
     def replace(self, **changes: Any) -> RunRecord:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import math
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from scaling.study.config import RunConfig
 from scaling.study.plan import RunPlan, read_keys
 from scaling.study.record import (
     FINISHED,
+    NUMBERS_VERSION,
     RunRecord,
     read_record,
     salvage_metrics,
@@ -33,6 +29,7 @@ from scaling.study.record import (
 from scaling.study.trunks import trunk_hash
 from scaling.training.data import TokenData
 from scaling.training.device import Engine
+from scaling.training.environment import earlier_lives, find_environment, find_software
 from scaling.training.evaluate import Evaluation
 from scaling.training.tracker import Tracker, open_tracker
 
@@ -67,12 +64,15 @@ class Logbook:
         self.tracker: Tracker | None = None
         self.opened = False
         self._written = 0.0
+        self._left_at: str | None = None  # when an earlier process was last heard of
         self.record = _planned_record(plan)
         if (self.folder / "run.json").exists():
             before = read_record(self.folder)
+            self._left_at = before.updated_at
             self.record = self.record.replace(
                 started_at=before.started_at, resumes=before.resumes, seconds=before.seconds,
                 parent=before.parent, parent_tokens=before.parent_tokens, parent_seconds=before.parent_seconds,
+                lives=before.lives, software=before.software, environment=before.environment,
             )  # fmt: skip
         self._write_config()
         self.refresh(now=True)
@@ -110,6 +110,7 @@ class Logbook:
         self._write_rows()
         if damaged:
             self.warn(f"metrics.jsonl: {damaged} damaged lines are left out")
+        self._begin_life(step)
         if step:
             self.record = self.record.replace(resumes=self.record.resumes + 1)
             self.note(f"continued from step {step} of {self.plan.steps}")
@@ -117,6 +118,12 @@ class Logbook:
             self.refresh(parent=None, parent_tokens=None, parent_seconds=None)
         self.tracker = open_tracker(self.plan, self.record, note=self.note)
         self.refresh(now=True)
+
+    def _begin_life(self, step: int) -> None:
+        """Say with what the run is trained from here on, and keep what it was until now."""
+        now = {"software": find_software(), "environment": find_environment()}
+        lives = earlier_lives(self.record, now, step=step, at=self._left_at) if step else None
+        self.record = self.record.replace(lives=lives, **now)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a metrics row; what is null or not finite is left out."""
@@ -249,7 +256,8 @@ def _planned_record(plan: RunPlan) -> RunRecord:
         optimizer=config.optim.name, parametrization=config.optim.parametrization, lr=plan.lr, weight_decay=plan.weight_decay, schedule=config.optim.schedule,
         warmup_steps=plan.warmup_steps, cooldown_steps=plan.cooldown_steps, seed=config.seed,
         **_optim_fields(config),
-        order_seed=plan.order_seed, data_source=config.data.source, software=_software(),
+        order_seed=plan.order_seed, data_source=config.data.source,
+        numbers_version=NUMBERS_VERSION, software=find_software(), environment=find_environment(),
     )  # fmt: skip
 
 
@@ -260,17 +268,3 @@ def _optim_fields(config: RunConfig) -> dict[str, Any]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-@functools.cache
-def _software() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout that is not installed
-        versions["scaling"] = metadata.version("scaling-lab")
-    root = Path(__file__).parents[2]
-    if (root / ".git").exists():
-        with contextlib.suppress(OSError, subprocess.SubprocessError):  # no git, or no commit yet
-            command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-            versions["commit"] = done.stdout.strip()
-    return versions

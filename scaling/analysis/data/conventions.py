@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from scaling.analysis.data.tables import number
-from scaling.study.errors import FitError, did_you_mean
+from scaling.study.errors import FitError, ScalingError, did_you_mean
+from scaling.study.units import parse_quantity
 
 # Columns each convention needs. `given` is a table from elsewhere, whose convention we cannot know.
 PARAMS = {
@@ -88,3 +90,45 @@ def default_conventions(table: pd.DataFrame) -> tuple[str, str]:
     if own.any():
         return "non_embedding", "6nd"
     return ("given", "given") if given.any() else ("total", "6nd")
+
+
+MIXED = ("data", "code")  # what runs of one fit may differ in only if it is said
+
+
+def read_mixed(text: str) -> tuple[str, ...]:
+    """Return what may be mixed in one fit: data, code, all or none; several with commas.
+
+    Raises:
+        FitError: another word.
+    """
+    asked = [part.strip() for part in text.split(",")]
+    for part in asked:
+        if part not in (*MIXED, "all", "none"):
+            raise FitError(
+                f"mixed: {part!r} is none of {', '.join(MIXED)}, all, none.{did_you_mean(part, MIXED)}"
+            )
+    return MIXED if "all" in asked else tuple(kind for kind in MIXED if kind in asked)
+
+
+def has_value(rows: pd.DataFrame, column: str, value: object) -> np.ndarray:
+    """Return which rows have a value in a column; a number may be written in any way.
+
+    Raises:
+        FitError: no such column, or no row has the value.
+    """
+    if column not in rows:
+        raise FitError(f"where.{column}: the runs have no such column.{did_you_mean(column, map(str, rows.columns))}")  # fmt: skip
+    found = (rows[column].astype(str) == str(value)).to_numpy()
+    if not found.any() and (wanted := _number(value)) is not None:
+        found = (number(rows, column) == wanted).to_numpy()
+    if not found.any():
+        have = ", ".join(map(str, rows[column].astype(str).unique()[:6]))
+        raise FitError(f"where.{column}: no run has {str(value)!r}; there are {have}.")
+    return found
+
+
+def _number(value: object) -> float | None:
+    try:
+        return parse_quantity(value)
+    except ScalingError:
+        return None

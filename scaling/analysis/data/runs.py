@@ -40,6 +40,7 @@ class Runs:
         loss: the column fitted [nats/token].
         problems: records that were skipped, with the reason.
         notes: what was filled in or left out when loading.
+        mixed: what may differ among the runs of one fit: data, code.
         histories: where curves come from that are in no folder, by run_id.
     """
 
@@ -49,18 +50,32 @@ class Runs:
     loss: str = "val_loss"
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()
     histories: Mapping[str, History] = field(default_factory=dict)
 
     def using(
-        self, *, params: str | None = None, flops: str | None = None, loss: str | None = None
+        self,
+        *,
+        params: str | None = None,
+        flops: str | None = None,
+        loss: str | None = None,
+        mixed: str | None = None,
     ) -> Runs:
         """Return the same runs with other conventions of N, C or loss.
+
+        Args:
+            mixed: fit them together although they differ in `data` (text, tokens), `code` (version of
+                the numbers) or `all` of these; `none` takes it back.
 
         Raises:
             FitError: unknown convention, or a column it needs is missing.
         """
         changed = dataclasses.replace(
-            self, params=params or self.params, flops=flops or self.flops, loss=loss or self.loss
+            self,
+            params=params or self.params,
+            flops=flops or self.flops,
+            loss=loss or self.loss,
+            mixed=self.mixed if mixed is None else conventions.read_mixed(mixed),
         )
         changed._check_conventions()
         return changed
@@ -151,17 +166,24 @@ class Runs:
             )
         return values
 
-    def where(self, mask: Any) -> Runs:
+    def where(self, mask: Any = None, **values: Any) -> Runs:
         """Return the fit runs where a boolean array over the fit set is true, conventions kept.
 
+        Args:
+            mask: one true or false per run; null: all.
+            values: column=value, for runs that have this value, e.g. `runs.where(tokenizer="bytes")`.
+
         Raises:
-            FitError: the mask is no array of one true or false per run.
+            FitError: the mask is no array of one true or false per run; no such column, or no run has
+                the value.
         """
-        array = np.asarray(mask)
+        array = np.ones(len(self.fit_rows), bool) if mask is None else np.asarray(mask)
         if array.dtype.kind not in "bO" or array.shape != (len(self.fit_rows),):
             raise FitError(
                 f"where: needs one true or false for each of the {len(self.fit_rows)} runs, e.g. runs.where(runs.N > 1e8); got {mask!r:.60}."
             )
+        for column, value in values.items():
+            array = array.astype(bool) & conventions.has_value(self.fit_rows, column, value)
         chosen = self.fit_rows.index[array.astype(bool)]
         return dataclasses.replace(self, table=self.table.loc[chosen].reset_index(drop=True))
 

@@ -16,6 +16,7 @@ from scaling.analysis.data.runs import Runs, as_runs
 from scaling.analysis.fits import solver, uncertainty, verdicts
 from scaling.analysis.fits.certificate import Certificate, certify
 from scaling.analysis.fits.fitted import Fit
+from scaling.analysis.fits.mixing import check_mixed
 from scaling.analysis.fits.noise import SD_OF_MAD, scatter, spread
 from scaling.analysis.fits.objectives import EFFICIENT_KNEE, HOFFMANN_KNEE, Objective, get_objective
 from scaling.analysis.fits.posed import check_held, clusters, make_problem, run_weights
@@ -71,12 +72,14 @@ def fit(
         The optimum with certificate, intervals and warnings. Trouble is a warning, not an exception.
 
     Raises:
-        FitError: fewer runs than free parameters, unusable values, unknown names.
+        FitError: fewer runs than free parameters, unusable values, unknown names; runs of different
+            text or code, unless `runs.using(mixed=...)` allows it.
     """
     runs, law = as_runs(runs), laws.get(law)
     _check_options(level, starts, seed)
     uncertainty.check_method(intervals, resamples)
     held = check_held(law, fixed)
+    check_mixed(runs, law)
     check_signal(runs, law, held)
     chosen = get_objective(objective or law.objective, _number(delta), over)
     weighted = run_weights(runs, weights, log=chosen.log)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scaling.analysis.fits.checks import check_description, check_runs
+from scaling.analysis.fits.mixing import warn_mixed
 from scaling.analysis.fits.noise import robust_sd
 from scaling.analysis.fits.posed import FEW_CLUSTERS, clusters, law_inputs
 from scaling.analysis.fits.uncertainty import covariance
@@ -28,7 +29,7 @@ FAR = 100.0  # times the largest compute; published forecasts that held went 30 
 def judge(fit: Fit) -> list[str]:
     """Return the warnings of a fit, the gravest first; none means that no check failed."""
     checks = (
-        _misfit, _same_text, _converged, _basins, _floor, _bounds, _needs, _traded, _spans, _few_runs,
+        _misfit, _mixed, _converged, _basins, _floor, _bounds, _needs, _traded, _spans, _few_runs,
         _few_clusters, _outliers, _sharp, _precision,
     )  # fmt: skip
     own = [sentence for check in checks for sentence in check(fit)]
@@ -51,16 +52,9 @@ def _misfit(fit: Fit) -> list[str]:
     return check_description(fit)
 
 
-def _same_text(fit: Fit) -> Iterator[str]:
+def _mixed(fit: Fit) -> Iterator[str]:
     """A plan names its text, which may change between runs: other files, another Python's library."""
-    rows = fit.runs.fit_rows
-    texts = rows["data_hash"].dropna().nunique() if "data_hash" in rows else 0
-    if texts > 1:
-        yield warn(
-            "W-TEXT",
-            f"the runs saw {texts} different texts (column data_hash); their losses can be compared only if the held-out "
-            "tokens are the same. Fit the runs of one text, or delete the others and train the sweep again.",
-        )
+    yield from warn_mixed(fit.runs, fit.law)
 
 
 def _converged(fit: Fit) -> Iterator[str]:

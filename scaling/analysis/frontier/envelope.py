@@ -13,6 +13,7 @@ from scaling.analysis.data.runs import Runs, as_runs, load
 from scaling.analysis.data.trainingcurves import tidy_curves
 from scaling.analysis.fits import uncertainty
 from scaling.analysis.fits.fitting import Fit, fit
+from scaling.analysis.fits.mixing import check_mixed
 from scaling.analysis.frontier.bias import Bias, make_bias
 from scaling.analysis.frontier.exponents import Exponent
 from scaling.analysis.traps import warn
@@ -114,6 +115,7 @@ def fit_envelope(
         runs = _last_points(curves)
     else:
         runs = as_runs(runs)
+        check_mixed(runs)
         curves = runs.curves()
     if curves.empty:
         raise FitError(

@@ -11,6 +11,7 @@ import pandas as pd
 
 from scaling.analysis.data.runs import Runs, as_runs
 from scaling.analysis.fits import uncertainty
+from scaling.analysis.fits.mixing import check_mixed
 from scaling.analysis.fits.objectives import Objective
 from scaling.analysis.fits.prediction import fit_cost
 from scaling.analysis.frontier.bias import Bias
@@ -192,6 +193,7 @@ def fit_isoflops(
     Source: Hoffmann et al. 2022, arXiv:2203.15556, section 3.2; Porian et al. 2024, arXiv:2406.19146.
     """
     runs = as_runs(runs)
+    check_mixed(runs)
     _check(method, min_points, nearest)
     points = group_budgets(runs)
     rng = np.random.default_rng(seed)
