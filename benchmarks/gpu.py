@@ -10,8 +10,6 @@ given too. Without a GPU it says so and ends. Saved in benchmarks/results/gpu.js
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import sys
 import time
@@ -22,7 +20,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from benchmarks.nanogpt import load_nanogpt
+from benchmarks.nanogpt import build_gpt, load_nanogpt
 from scaling.study.config import ModelConfig, OptimConfig, TrainConfig
 from scaling.study.flops import flops_per_token
 from scaling.study.shape import resolve_shape
@@ -62,18 +60,10 @@ def void(_: object) -> None:
 def nano_step(module, size: str, micro_seqs: int) -> Callable[[], None]:
     """Return nanoGPT's step, with gradient accumulation over micro-batches of the same size."""
     layers, width, heads, seqs = SIZES[size]
-    with contextlib.redirect_stdout(io.StringIO()):
-        config = module.GPTConfig(
-            block_size=CONTEXT,
-            vocab_size=VOCAB,
-            n_layer=layers,
-            n_head=heads,
-            n_embd=width,
-            dropout=0.0,
-            bias=False,
-        )
-        model = module.GPT(config).cuda()
-        optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cuda")
+    values = {"n_layer": layers, "n_head": heads, "n_embd": width}
+    model, optimizer = build_gpt(
+        module, values | {"block_size": CONTEXT, "vocab_size": VOCAB}, weight_decay=0.1, device="cuda"
+    )  # fmt: skip
     forward = torch.compile(model)
     x, y = (torch.randint(VOCAB, (seqs, CONTEXT), device="cuda") for _ in range(2))
 

@@ -71,6 +71,13 @@ def load_nanogpt(folder: str) -> type:
     return module  # type: ignore[return-value]
 
 
+def build_gpt(module, sizes: dict[str, int], *, weight_decay: float, device: str):
+    """Return nanoGPT's model of some sizes, as its GPTConfig names them, and its optimiser."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = module.GPT(module.GPTConfig(**sizes, dropout=0.0, bias=False)).to(device)
+        return model, model.configure_optimizers(weight_decay, 1e-3, (0.9, 0.95), device)
+
+
 class NanoGpt:
     """nanoGPT's model and train step.
 
@@ -88,19 +95,10 @@ class NanoGpt:
         weight_decay: float = 0.1,
     ):
         layers, width, heads, self.seqs = SIZES[size]
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.model = module.GPT(
-                module.GPTConfig(
-                    block_size=CONTEXT,
-                    vocab_size=VOCAB,
-                    n_layer=layers,
-                    n_head=heads,
-                    n_embd=width,
-                    dropout=0.0,
-                    bias=False,
-                )
-            )
-            self.optimizer = self.model.configure_optimizers(weight_decay, 1e-3, (0.9, 0.95), "cpu")
+        values = {"n_layer": layers, "n_head": heads, "n_embd": width}
+        self.model, self.optimizer = build_gpt(
+            module, values | {"block_size": CONTEXT, "vocab_size": VOCAB}, weight_decay=weight_decay, device="cpu"
+        )  # fmt: skip
         self.forward = torch.compile(self.model) if compiled else self.model
         self.bfloat16 = bfloat16
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import scaling as sl
 from scaling.cli import main, split_sweep
 from scaling.cli.compose import compose_sweep
-from scaling.cli.evaluate import unscored
+from scaling.cli.evaluate import describe_scores, unscored
 from scaling.study.errors import (
     CheckpointError,
     ConfigError,
@@ -314,3 +314,15 @@ def test_rerun_of_a_finished_run_names_the_command_that_scores_new_sets(finished
     assert unscored([plan]) == ""
     hint = unscored([make_plan(plan.config.replace(**{"data.validation": {"more": "a b.txt"}}))])
     assert f"scaling evaluate {plan.folder} data.validation.more='a b.txt'" in hint
+
+
+def test_table_of_scores_marks_what_an_even_guess_would_beat():
+    sets = {"zh": {"loss": 6.0, "se": 0.02}, "en": {"loss": 5.5, "se": 0.02}, "bad": {"loss": None}}
+    record = RunRecord(
+        run_id="r", status="done", val_loss=1.9, vocab=256, tokens=1000, params_non_embedding=10, val_sets=sets
+    )  # fmt: skip
+    table = str(describe_scores([record], ["zh", "en", "bad"]))
+    # ln 256 = 5.5452 is the loss of an even guess over bytes
+    assert "6.0000 ± 0.0200 !" in table and "even guess over the tokens (5.5452)" in table
+    assert "5.5000 ± 0.0200 !" not in table and "1.9000 !" not in table
+    assert "even guess" not in str(describe_scores([record], ["en", "bad"]))

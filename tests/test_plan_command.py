@@ -1,10 +1,13 @@
 """`scaling plan`: what it says of a sweep before anything is trained."""
 
+import json
+
 import pytest
+from small_run import small_plan
 
 from scaling.cli import main
 from scaling.cli.compose import compose_sweep
-from scaling.cli.estimate import Estimate
+from scaling.cli.estimate import Estimate, cost_key, estimate_seconds
 from scaling.study.plan import make_plan
 from scaling.study.record import RunRecord, write_record
 
@@ -87,3 +90,28 @@ def test_plan_says_when_validation_takes_much(place):
 def test_train_says_where_calibrate_belongs(place, capsys):
     assert main(["train", "mine", "calibrate=false"]) == 1
     assert "calibrate: belongs to `scaling plan`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optim.name": "muon"},
+        {"train.recompute": True},
+        {"train.compile": True},
+        {"train.threads": 2},
+        {"model.width": 32},
+    ],
+)
+def test_times_of_steps_are_told_apart_by_what_makes_them_slower(tmp_path, change):
+    same, other = small_plan(tmp_path, **{"optim.lr_scale": 0.5}), small_plan(tmp_path, **change)
+    key = cost_key(small_plan(tmp_path), jobs=1, models=1)
+    assert cost_key(same, jobs=1, models=1) == key != cost_key(other, jobs=1, models=1)
+
+
+def test_an_optimiser_is_timed_as_itself_and_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr("scaling.cli.estimate.SECONDS_PER_SHAPE", 0.1)
+    plans = [small_plan(tmp_path, **{"optim.name": name}) for name in ("adamw", "muon")]
+    first = estimate_seconds(plans, jobs=1)
+    file = next(tmp_path.rglob("calibration/*.json"))
+    assert len(json.loads(file.read_text())) == 2
+    assert estimate_seconds(plans, jobs=1) == first  # nothing is timed again

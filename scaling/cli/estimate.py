@@ -22,6 +22,10 @@ MEASURED_SHAPES = 40  # more are interpolated, so that measuring stays below a m
 SECONDS_PER_SHAPE = 0.8
 LARGEST = 5e10  # counted FLOPs per step; a larger step is not timed on a laptop but extrapolated
 MUCH_VALIDATION = 1 / 3  # of a run's time; more than that is said
+# Keys of `train` that a step's time depends on. compile=auto is timed as it is for a short run.
+_TIMED = (
+    "device", "precision", "attention", "threads", "micro_batch_tokens", "recompute", "compile"
+)  # fmt: skip
 START_UP = 4.0  # s for worker processes to import torch, once per launch
 
 
@@ -71,7 +75,7 @@ def estimate_seconds(plans: Sequence[RunPlan], jobs: int) -> Estimate:
     Runs that train as one program are timed as one; each has its share of the time.
     """
     models = stack_sizes(plans, workers=jobs)
-    keys = {p.run_id: _key(p, jobs, models[p.run_id]) for p in plans}
+    keys = {p.run_id: cost_key(p, jobs=jobs, models=models[p.run_id]) for p in plans}
     costs = _step_costs({keys[p.run_id]: p for p in plans}, jobs)
     seconds, validation = {}, {}
     for plan in plans:
@@ -86,26 +90,21 @@ def estimate_seconds(plans: Sequence[RunPlan], jobs: int) -> Estimate:
     return Estimate(seconds, jobs, validation)
 
 
-def _key(plan: RunPlan, jobs: int, models: int) -> str:
-    """What a step's time depends on, besides the machine."""
+def cost_key(plan: RunPlan, *, jobs: int, models: int) -> str:
+    """Name what a step's time depends on, besides the machine.
+
+    Args:
+        plan: the run; jobs: runs at once; models: that train as one program.
+    """
     train = plan.config.train
-    how: tuple = (
-        train.device,
-        train.precision,
-        train.attention,
-        train.threads,
-        train.micro_batch_tokens,
-        jobs,
-    )
-    if models > 1:
-        how += (models,)
+    how = {key: getattr(train, key) for key in _TIMED}
+    how |= {"optim": plan.config.optim.name, "jobs": jobs, "models": models}
     return json.dumps([dataclasses.asdict(plan.shape), plan.batch_seqs, how], sort_keys=True)
 
 
 def _models(key: str) -> int:
     """How many models train at once in what a key names."""
-    how = json.loads(key)[2]
-    return how[6] if len(how) > 6 else 1
+    return json.loads(key)[2]["models"]
 
 
 def _step_costs(by_key: dict[str, RunPlan], jobs: int) -> dict[str, Any]:
@@ -171,7 +170,8 @@ def _measure_one(plan: RunPlan, jobs: int, models: int) -> dict[str, float]:
     train = plan.config.train
     threads = train.threads or max(1, (os.cpu_count() or 1) // jobs)
     return measure_step_seconds(
-        plan.shape, plan.batch_seqs, threads=threads, seconds=SECONDS_PER_SHAPE, train=train, models=models
+        plan.shape, plan.batch_seqs, threads=threads, seconds=SECONDS_PER_SHAPE,
+        train=train, optim=plan.config.optim, models=models,
     ).to_dict()  # fmt: skip
 
 

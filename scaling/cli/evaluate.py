@@ -16,6 +16,7 @@ Other keys: data.cache, train.device, train.threads, results.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from scaling.study.table import Table
 from scaling.study.units import format_quantity, parse_quantity
 
 KEYS = ("data.val_tokens", "data.text_key", "data.cache", "train.device", "train.threads", "results")  # fmt: skip
+
+WORSE = "!"  # behind a loss that an even guess over the tokens would beat
 
 
 def run_evaluate(arguments: Sequence[str]) -> int:
@@ -155,15 +158,25 @@ def describe_scores(records: Sequence[RunRecord], names: Sequence[str]) -> Table
     for r in records:
         sets = [(r.val_sets or {}).get(n, {}) for n in names]
         rows.append(
-            [r.run_id, format_quantity(r.params_non_embedding), format_quantity(r.tokens), _with_error(r.val_loss, r.val_loss_se)]
-            + [_with_error(s.get("loss"), s.get("se")) for s in sets]
+            [r.run_id, format_quantity(r.params_non_embedding), format_quantity(r.tokens), _with_error(r.val_loss, r.val_loss_se, r.vocab)]
+            + [_with_error(s.get("loss"), s.get("se"), r.vocab) for s in sets]
             + ["-" if s.get("bits_per_byte") is None else f"{s['bits_per_byte']:.4f}" for s in sets]
         )  # fmt: skip
     note = "Losses in nats/token ± standard error over documents; bpb is bits per byte, which compares across tokenizers."
+    if any(WORSE in cell for row in rows for cell in row):
+        guesses = sorted({f"{even_guess(r.vocab):.4f}" for r in records if r.vocab})
+        note += f" {WORSE} worse than an even guess over the tokens ({', '.join(guesses)})."
     return Table(header, rows, note=note)
 
 
-def _with_error(loss: float | None, error: float | None) -> str:
+def even_guess(vocab: int | None) -> float:
+    """Return the loss in nats/token of an even guess over `vocab` tokens; infinite if not known."""
+    return math.log(vocab) if vocab else math.inf
+
+
+def _with_error(loss: float | None, error: float | None, vocab: int | None) -> str:
+    """Write a loss with its error, and mark one that an even guess would beat."""
     if loss is None:
         return "-"
-    return f"{loss:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+    text = f"{loss:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+    return text + (f" {WORSE}" if loss > even_guess(vocab) else "")

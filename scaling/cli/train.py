@@ -18,7 +18,6 @@ Records go to results/<sweep>/<run_id>/. `scaling keys` lists every key. Hydra's
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from omegaconf import DictConfig
 
 from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import explain, register_schema, search_path_override, to_run_config
-from scaling.cli.evaluate import unscored
+from scaling.cli.evaluate import even_guess, unscored
 from scaling.cli.jobs import TOGETHER, further_configs
 from scaling.cli.progress import run_progress, say
 from scaling.cli.stopping import leave_if_orphaned, save_if_orphaned
@@ -186,5 +185,5 @@ def _scored(loss: float | None, error: float | None, vocab: int | None) -> str:
     if loss is None:
         return "not finite"
     text = f"{loss:.4f} nats/token" + (f" (± {error:.4f})" if error is not None else "")
-    even = math.log(vocab) if vocab else math.inf
+    even = even_guess(vocab)
     return text + (f", worse than an even guess ({even:.4f})" if loss > even else "")

@@ -59,6 +59,7 @@ def measure_step_seconds(
     threads: int | None = None,
     seconds: float = 1.0,
     train: TrainConfig | None = None,
+    optim: OptimConfig | None = None,
     models: int = 1,
 ) -> StepCost:
     """Time training steps and validation of a shape, after a warm-up.
@@ -69,6 +70,7 @@ def measure_step_seconds(
         threads: CPU threads a run will have; null: as torch is set now.
         seconds: about how long to measure; at least three steps are timed.
         train: device, precision and the like; defaults if null.
+        optim: the optimiser; AdamW if null.
         models: how many train as one program; a step's cost is then the share of one.
 
     Returns:
@@ -82,7 +84,9 @@ def measure_step_seconds(
     try:
         engine = choose_engine(shape, batch_seqs=batch_seqs, train=train)
         learners = [
-            Learner(shape, engine, optim=OptimConfig(), lr=1e-4, weight_decay=0.1, seed=seed)
+            Learner(
+                shape, engine, optim=optim or OptimConfig(), lr=1e-4, weight_decay=0.1, seed=seed
+            )
             for seed in range(models)
         ]
         learner = learners[0] if models == 1 else StackedLearner(learners)

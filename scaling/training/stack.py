@@ -21,9 +21,8 @@ from scaling.training.device import Engine, available_memory
 from scaling.training.direct import Direct
 from scaling.training.learner import Learner
 from scaling.training.model import Transformer
-from scaling.training.optim import set_lr
+from scaling.training.stack_memory import StackMemory
 from scaling.training.stacked import StackedTransformer, Weights
-from scaling.training.update import StackedUpdate, Update
 
 # How much work one wave of a stack may hold before it leaves the caches: tokens, and tokens x width;
 # and the tokens per pass above which a run is better left alone. Measured on one busy core of a Zen 4
@@ -38,7 +37,6 @@ GPU_TOKENS = 65_536
 
 KEEP_SHARE = 0.8  # of the free memory that a stack may take
 MOST = 16  # runs in one stack: an interruption stops all of them, and further ones gain little
-ALIGN = 16  # float32 numbers in 64 bytes: where torch itself would let a parameter begin
 
 # Keys of `optim` in which members of one stack may differ.
 _FREE = frozenset(
@@ -58,22 +56,13 @@ class StackedLearner:
     def __init__(self, learners: Sequence[Learner], *, wave: int | None = None) -> None:
         self.learners, self.slots = list(learners), len(learners)
         self.engine, self.clip = learners[0].engine, learners[0].clip
-        self.wave, self.store = wave, _Store(self.learners)
+        self.wave, self.store = wave, StackMemory(self.learners)
         self._waves: list[tuple[slice, StackedTransformer | Direct]] = []
 
     def learn(
         self, inputs: np.ndarray, targets: np.ndarray, *, lr: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
-        """Do one optimiser step of every model on its own batch.
-
-        Args:
-            inputs, targets: int64 [slots, sequences, context].
-            lr: learning rate of this step, one per slot.
-
-        Returns:
-            Mean losses in nats/token and gradient norms before clipping, [slots] each, left on the
-            device.
-        """
+        """Do one optimiser step of every model on its own batch; arguments as `Learner.learn` has."""
         x, y = (
             torch.as_tensor(a).to(self.engine.device, non_blocking=True) for a in (inputs, targets)
         )
@@ -157,106 +146,6 @@ class StackedLearner:
     def keep(self, slots: Sequence[int]) -> StackedLearner:
         """Return a learner of these slots only; this one is not to be used any more."""
         return StackedLearner([self.learners[slot] for slot in slots])
-
-
-class _Store:
-    """Weights, gradients and moments of all models: a tensor [K, ...] for each parameter and kind."""
-
-    def __init__(self, learners: list[Learner]) -> None:
-        self.learners = learners
-        first = learners[0]
-        self.is_adamw = type(first.optimizer) is torch.optim.AdamW
-        parameters = dict(first.model.named_parameters())
-        names = {id(p): name for name, p in parameters.items()}
-        self.order = [names[id(p)] for p in first.parameters]  # in which norms are added
-        self.groups = [[names[id(p)] for p in g["params"]] for g in first.optimizer.param_groups]
-
-        def room() -> dict[str, Tensor]:
-            return {name: _rows(len(learners), p) for name, p in parameters.items()}
-
-        value, grad, self.exp_avg, self.exp_avg_sq = (room() for _ in range(4))
-        self.weights = {name: Weights(value[name], grad[name]) for name in parameters}
-        # steps done, a number of its own for every parameter as torch's optimiser has it
-        self.count = torch.zeros(len(learners), len(names), device=first.parameters[0].device)
-        for slot in range(len(learners)):
-            self.adopt(slot, fresh=True)
-        # each member alone would be updated so; see `Learner.learn`
-        self.update: StackedUpdate | None = None
-        if self.is_adamw and first.direct is not None:
-            updates = [Update(m.optimizer, m.parameters) for m in learners]
-            self.update = StackedUpdate(updates, self.count)
-        # what AdamW is called with, by slot and group
-        kinds = (value, grad, self.exp_avg, self.exp_avg_sq)
-        self.parts = [
-            [[[kind[name][slot] for name in group] for kind in kinds] for group in self.groups]
-            for slot in range(len(learners))
-        ]
-
-    def adopt(self, slot: int, *, fresh: bool = False) -> None:
-        """Move a learner's moments, and when `fresh` its weights, into the store."""
-        learner = self.learners[slot]
-        with torch.no_grad():
-            for number, (name, p) in enumerate(learner.model.named_parameters()):
-                home = self.weights[name]
-                if fresh:
-                    home.value[slot].copy_(p)
-                    p.data, p.grad = home.value[slot], home.grad[slot]
-                    learner.__dict__.pop("direct", None)  # it holds on to where weights were
-                if not self.is_adamw:
-                    continue
-                state = {
-                    "step": self.count[slot, number],
-                    "exp_avg": self.exp_avg[name][slot],
-                    "exp_avg_sq": self.exp_avg_sq[name][slot],
-                }
-                for key, value in state.items():
-                    given = learner.optimizer.state[p].get(key)
-                    value.zero_() if given is None else value.copy_(given)
-                learner.optimizer.state[p] = state
-
-    def clip(self, max_norm: float) -> Tensor:
-        """Scale each model's gradients to a norm of at most `max_norm`; returns norms before [K]."""
-        gradients = [self.weights[name].grad.flatten(1) for name in self.order]
-        norms_KP = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in gradients], 1)
-        norm_K = torch.linalg.vector_norm(norms_KP, dim=1)
-        if max_norm:
-            scale_K1 = (max_norm / (norm_K + 1e-6)).clamp(max=1.0).unsqueeze(1)
-            for gradient in gradients:
-                gradient.mul_(scale_K1)
-        return norm_K
-
-    @torch.no_grad()
-    def step(self, lr: Sequence[float], *, clip: float) -> Tensor:
-        """Let every model's optimiser take its step; returns norms before clipping [K]."""
-        if self.update is not None:
-            return self.update.step(lr, clip=clip)
-        norm_K = self.clip(clip)
-        self.count.add_(1)
-        for slot, (learner, rate) in enumerate(zip(self.learners, lr, strict=True)):
-            set_lr(learner.optimizer, rate)
-            if not self.is_adamw:
-                learner.optimizer.step()
-                continue
-            count = self.count[slot, 0]
-            for group, parts in zip(learner.optimizer.param_groups, self.parts[slot], strict=True):
-                values, gradients, exp_avgs, exp_avg_sqs = parts
-                beta1, beta2 = group["betas"]
-                torch._fused_adamw_(
-                    values, gradients, exp_avgs, exp_avg_sqs, [], [count] * len(values),
-                    lr=float(group["lr"]), beta1=beta1, beta2=beta2, eps=group["eps"],
-                    weight_decay=group["weight_decay"], amsgrad=False, maximize=False,
-                )  # fmt: skip
-        return norm_K
-
-
-def _rows(count: int, like: Tensor) -> Tensor:
-    """Return zeros [count, *like.shape], each row beginning where torch would let a tensor begin.
-
-    Rows without a gap are one tensor to a batched product, which is faster for its result.
-    """
-    length = -(-like.numel() // ALIGN) * ALIGN
-    rows = torch.zeros(count, length, device=like.device)
-    return rows[:, : like.numel()].unflatten(1, like.shape)
 
 
 def build_stack(plans: Sequence[RunPlan], engine: Engine) -> StackedLearner:
