@@ -29,7 +29,7 @@ usage: scaling VERB [SWEEP] [key=value ...]
   forecast  seal a prediction before its run, score it          scaling forecast --help
   report    one page that opens in a browser                    scaling report quickstart
   audit     what is wrong with a table of runs, or its claims   scaling audit runs.csv
-  next      propose the next sweep                              scaling next quickstart
+  next      the runs that say most about a larger compute       scaling next quickstart target.flops=1e14
   export    a run as a Hugging Face model folder                scaling export RUN my_model
   clean     disk used; checkpoints that nobody needs any more   scaling clean quickstart
   demo      plan, train, fit, verify on an embedded example     scaling demo
@@ -48,7 +48,7 @@ VERBS = {
     "noise": "scaling.cli.noise",
     "plot": "scaling.cli.fit",
     "report": "scaling.cli.fit",
-    "next": "scaling.cli.fit",
+    "next": "scaling.cli.next",
     "verify": "scaling.cli.verify",
     "forecast": "scaling.cli.forecast",
     "audit": "scaling.cli.audit",

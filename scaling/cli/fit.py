@@ -1,4 +1,4 @@
-"""scaling fit | plot | report | next [SWEEP or TABLE] [key=value ...]: from records to law, figures, page.
+"""scaling fit | plot | report [SWEEP or TABLE] [key=value ...]: from records to law, figures, page.
 
   scaling fit quickstart                                law, IsoFLOP minima, optimum at larger compute
   scaling fit quickstart law=chinchilla_k objective=mse_log intervals=delta
@@ -13,7 +13,6 @@
   scaling fit quickstart out=tables format=markdown,latex,csv    fit.json and tables for a paper
   scaling plot quickstart                               results/quickstart/figures/*.png
   scaling report quickstart                             results/quickstart/report.html
-  scaling next quickstart target.flops=1e13             sweeps/quickstart_next.yaml
 
 Each key is the argument of the same name in Python: scaling.fit(scaling.load(...), law=..., ...).
 The mapping of a table's columns may also lie beside it, in runs.columns.yaml for runs.csv.
@@ -80,13 +79,6 @@ Keys are those of `scaling fit --help`.""",
 
 The page holds the question, warnings, the law with its intervals, figures and the table of runs.
 Keys are those of `scaling fit --help`.""",
-    "next": """scaling next [SWEEP or TABLE] [key=value ...]: propose the next sweep, as a file to train.
-
-  scaling next quickstart                               at 3 and 10 times the largest compute
-  scaling next quickstart target.flops=1e13 points=7    at a compute of your own, sizes around its optimum
-
-Writes sweeps/quickstart_next.yaml; then `scaling plan quickstart_next`, `scaling train quickstart_next`.
-Keys are those of `scaling fit --help`.""",
 }
 
 
@@ -136,24 +128,6 @@ def run_report(arguments: Sequence[str]) -> int:
     analysis = analyse(_config(arguments))
     path = save_report(analysis, verification=_stated(analysis))
     print(f"Open in a browser: {path}")
-    return 0
-
-
-def run_next(arguments: Sequence[str]) -> int:
-    """Propose the next sweep and write it as a file that `scaling train` reads."""
-    from scaling.analysis.allocation.design import next_sweep
-
-    config = _config(arguments)
-    analysis = analyse(config)
-    budgets = (
-        [config.target.flops]
-        if config.target.flops
-        else [c * max(analysis.runs.C) for c in (3, 10)]
-    )
-    path = Path("sweeps") / f"{Path(config.sweep).stem}_next.yaml"
-    path.parent.mkdir(exist_ok=True)
-    next_sweep(analysis.fit, C=budgets, points=config.points).save(path)
-    print(f"{path}\nTrain it: scaling train {path.stem}")
     return 0
 
 

@@ -188,6 +188,18 @@ class TargetConfig:
     unique: float | None = _key(None, "tokens", "Unique tokens that exist: the best size with no more text than that.", above=0)
     params: float | None = _key(None, "parameters", "With target.tokens: the run whose loss is predicted.", above=0)
     tokens: float | None = _key(None, "tokens", "With target.params: the run whose loss is predicted.", above=0)
+    decide: str = _key("size", "", "next, auto: what is to be known at target.flops: the best size, or the lowest loss.", choices=("size", "loss"))
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """What a single proposed run may be."""
+
+    flops: float | None = _key(None, "FLOPs", "Most compute of one proposed run; null: a sixth of the allowance.", above=0)
+    smallest: float | None = _key(None, "parameters", "Smallest size that is proposed; null: the smallest in the fit.", above=0)
+    largest: float | None = _key(None, "parameters", "Largest size that is proposed; null: what limits.flops allows.", above=0)
+    least_ratio: float | None = _key(None, "tokens/parameter", "Fewest tokens per parameter; null: half of the runs' fewest, at most 10.", above=0)
+    most_ratio: float | None = _key(None, "tokens/parameter", "Most tokens per parameter; null: twice the runs' most, at least 100.", above=0)
 
 
 @dataclass(frozen=True)
@@ -215,7 +227,9 @@ class FitConfig:
     resamples: int = _key(500, "resamples", "Bootstrap resamples.", least=10)
     level: float = _key(0.9, "", "Nominal level of intervals.", above=0, most=0.999)
     seed: int = _key(0, "", "Seed of the bootstrap.", least=0)
-    points: int = _key(7, "runs", "next: runs per budget that are proposed.", least=3)
+    points: int | None = _key(None, "runs", "next: most runs that are proposed (null: 12); without target.flops, sizes per budget (null: 7).", least=3)
+    allowance: float | None = _key(None, "FLOPs", "next: compute of all proposed runs together; null: as much as the fitted runs took.", above=0)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     sweep: str = _key("quickstart", "", "Sweep whose results are read: a folder under `results`, or the path of a folder or table.")
     results: str = _key("results", "folder", "Where run records are.")

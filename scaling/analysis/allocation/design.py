@@ -1,4 +1,7 @@
-"""Which runs to train next: IsoFLOP curves centred where the fit expects the optimum."""
+"""Which runs to train next: those that say most about what will be decided, or IsoFLOP curves.
+
+How the choice is made is in `choice`; this module turns it into a sweep file.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from scaling.analysis.allocation.aim import DECISIONS, Aim
+from scaling.analysis.allocation.choice import Caps, Chosen, choose_runs
 from scaling.analysis.data.runs import Runs
 from scaling.analysis.fits.fitting import Fit
 from scaling.study.config import RunConfig, config_keys, config_values
@@ -35,6 +40,46 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Promise:
+    """What proposed runs are expected to bring: the interval of the aim now and after them.
+
+    Args:
+        aim: what is decided; level: of the intervals, e.g. 0.9.
+        value, lo, hi: the aim now [parameters or nats/token]; narrowing: expected width after over now,
+            in logs.
+        bracket: how many runs bracket the optimum, whatever the law; laws: those averaged over.
+    """
+
+    aim: Aim
+    level: float
+    value: float
+    lo: float
+    hi: float
+    narrowing: float
+    bracket: int = 0
+    laws: tuple[str, ...] = ()
+
+    @property
+    def expected(self) -> tuple[float, float]:
+        """The interval expected after the runs, if the value stays where it is."""
+        with np.errstate(all="ignore"):
+            return tuple(
+                self.value * (end / self.value) ** self.narrowing for end in (self.lo, self.hi)
+            )  # type: ignore[return-value]
+
+    def sentence(self) -> str:
+        """Say the interval now and the one expected."""
+        what = f"{DECISIONS[self.aim.decide]} at {format_flops(self.aim.flops)} FLOPs"
+        now, then = (self._written(*span) for span in ((self.lo, self.hi), self.expected))
+        return f"{what} is known as {now} ({100 * self.level:g} %); {then} is expected after these runs, {self.narrowing:.0%} of the width."
+
+    def _written(self, lo: float, hi: float) -> str:
+        if self.aim.decide == "loss":
+            return f"{lo:.4g} to {hi:.4g}, {hi - lo:.2g} nats/token wide"
+        return f"{format_quantity(lo)} to {format_quantity(hi)}, a factor of {hi / lo:.3g}"
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Proposed runs, ready to be written as a sweep file.
 
@@ -43,6 +88,7 @@ class Sweep:
         params: convention of N; convention: that of C; both as the fit's runs had them.
         settings: {group: {key: value}} that the fit's runs share, so that the new runs differ from
             them in size and budget only.
+        promise: what the runs are expected to bring, where they were chosen for an aim.
     """
 
     points: tuple[Point, ...]
@@ -50,6 +96,7 @@ class Sweep:
     params: str = "non_embedding"
     convention: str = "6nd"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    promise: Promise | None = None
 
     @property
     def flops(self) -> float:
@@ -74,6 +121,7 @@ class Sweep:
             "# @package _global_",
             f"# Question: {self.question}",
             f"# Cost: {len(self.points)} runs, {format_flops(self.flops)} FLOPs in total; `scaling plan {name}` says how long.",
+            *([f"# Expected: {self.promise.sentence()}"] if self.promise else []),
             f"sweep: {name}",
             "design:",
             f'  question: "{self.question}"',
@@ -90,8 +138,20 @@ class Sweep:
             [format_flops(p.C), format_quantity(p.N), format_quantity(p.D), f"{p.D / p.N:.3g}"]
             for p in self.points
         ]
-        return Table(["C [FLOPs]", "N", "D [tokens]", "tokens per parameter"], rows, title=self.question,
-                     note=f"{len(rows)} runs, {format_flops(self.flops)} FLOPs in total.")  # fmt: skip
+        note = f"{len(rows)} runs, {format_flops(self.flops)} FLOPs in total."
+        if self.promise is not None:
+            said = self.promise.sentence()
+            note += f"\n{said[0].upper()}{said[1:]}\n{self._reasons()}"
+        header = ["C [FLOPs]", "N", "D [tokens]", "tokens per parameter"]
+        return Table(header, rows, title=self.question, note=note)
+
+    def _reasons(self) -> str:
+        assert self.promise is not None
+        bracket, laws = self.promise.bracket, self.promise.laws
+        rest = f"The {'others' if bracket else 'runs'} say most about it by {' and '.join(laws)}, given a misfit that would not show yet."
+        if not bracket:
+            return rest
+        return f"The first {bracket} bracket the optimum at the largest budget, whatever the law. {rest}"
 
     def __str__(self) -> str:
         return self.table().text()
@@ -101,37 +161,89 @@ class Sweep:
 
 
 def next_sweep(
-    fit: Fit, *, C: Sequence[float] | float, points: int = 7, span: float | None = None
-) -> Sweep:
-    """Propose IsoFLOP curves at given budgets, centred on the fit's optimum.
+    fit: Fit, *, C: Sequence[float] | float | None = None, points: int | None = None,
+    span: float | None = None, target_flops: float | None = None, allowance: float | None = None,
+    decide: str = "size", caps: Caps | None = None, seed: int = 0,
+) -> Sweep:  # fmt: skip
+    """Propose the runs that say most about the optimum at a target compute, or IsoFLOP curves.
+
+    With `target_flops`, runs of at most `allowance` FLOPs together are chosen so that the interval of
+    N* (or of the lowest loss) there becomes as narrow as it can, by the fit's own uncertainty; part of
+    the allowance brackets the optimum at the largest budget it pays for, in case the law is wrong.
+    With `C`, IsoFLOP curves at these budgets, centred on the fit's optimum.
 
     Args:
-        fit: a law with an optimum; C: budgets [FLOPs], in the convention of its runs.
-        points: sizes per budget, log-spaced.
-        span: sizes reach this factor below and above N*; by default 4, and wider where the
+        fit: a law with an optimum.
+        target_flops: the compute that will be decided about [FLOPs], in the convention of the runs.
+        allowance: compute of all proposed runs together [FLOPs]; null: as much as the fitted runs took.
+        decide: size (ln N*) or loss (ln L).
+        caps: what a single run may be; see `Caps`.
+        C: budgets [FLOPs] of IsoFLOP curves.
+        points: most runs (12), or with C sizes per budget (7), log-spaced.
+        span: with C, sizes reach this factor below and above N*; by default 4, and wider where the
             interval of N* is, so that the minimum lies inside. Parabolas are little biased at 4.
+        seed: of the draws that the choice averages over.
 
     Raises:
-        FitError: fewer than 4 points, or a convention that the trainer cannot aim at.
+        FitError: both or neither of C and target_flops, fewer than 4 points of a curve, nothing that
+            fits the caps, or a convention that the trainer cannot aim at.
     """
+    if (C is None) == (target_flops is None):
+        raise FitError(
+            "next_sweep: give target_flops, the compute to decide about, or C, budgets of IsoFLOP curves. For example target_flops=1e21, allowance=1e19."
+        )
+    if C is not None:
+        proposed, question = _curves(fit, C, 7 if points is None else points, span)
+        return _as_sweep(fit, proposed, question)
+    aim = Aim(float(target_flops or 0.0), decide)
+    spend = float(fit.runs.C.sum()) if allowance is None else float(allowance)
+    chosen = choose_runs(
+        fit, aim, allowance=spend, most=12 if points is None else points, caps=caps, seed=seed
+    )
+    question = f"What is {DECISIONS[decide]} at {format_flops(aim.flops)} FLOPs?"
+    return _as_sweep(fit, _points(chosen), question, promise=make_promise(fit, aim, chosen))
+
+
+def make_promise(fit: Fit, aim: Aim, chosen: Chosen) -> Promise:
+    """Return what chosen runs are expected to bring."""
+    return Promise(
+        aim, fit.level, *aim.interval(fit), chosen.narrowing, chosen.bracket, chosen.laws
+    )
+
+
+def _points(chosen: Chosen) -> list[Point]:
+    """The bracket first, then the others from small to large."""
+    every = [Point(*map(float, p)) for p in zip(chosen.C, chosen.N, chosen.D, strict=True)]
+    k = chosen.bracket
+    return [*every[:k], *sorted(every[k:], key=lambda p: (p.C, p.N))]
+
+
+def _curves(
+    fit: Fit, C: Sequence[float] | float, points: int, span: float | None
+) -> tuple[list[Point], str]:
+    """IsoFLOP curves at given budgets, and their question."""
     if points < 4:
         raise FitError(f"points: a curve needs 4 sizes to show a minimum; got {points}. 7 is good.")
-    conventions = {"given": "total"}.get(fit.runs.params, fit.runs.params)
-    if conventions not in ("non_embedding", "total"):
-        raise FitError(
-            f"next_sweep: sizes cannot be aimed at in {fit.runs.params!r} parameters. Fit with runs.using(params='non_embedding')."
-        )
     proposed = []
     for row in fit.optimal(C).itertuples():
         reach = span or _reach(row.N, row.N_lo, row.N_hi)
         for N in row.N * np.geomspace(1 / reach, reach, points):
             proposed.append(Point(float(row.C), float(N), float(fit.cost.tokens(row.C, N))))
     budgets = ", ".join(format_flops(c) for c in np.atleast_1d(np.asarray(C, float)))
-    question = f"Where is the loss-optimal size at {budgets} FLOPs?"
-    return Sweep(
-        tuple(proposed), question, conventions, "counted" if fit.runs.flops == "counted" else "6nd",
-        shared_settings(fit.runs),
-    )  # fmt: skip
+    return proposed, f"Where is the loss-optimal size at {budgets} FLOPs?"
+
+
+def _as_sweep(
+    fit: Fit, proposed: Sequence[Point], question: str, *, promise: Promise | None = None
+) -> Sweep:
+    """Return points as a sweep in the conventions and settings of the fit's runs."""
+    params = {"given": "total"}.get(fit.runs.params, fit.runs.params)
+    if params not in ("non_embedding", "total"):
+        raise FitError(
+            f"next_sweep: sizes cannot be aimed at in {fit.runs.params!r} parameters. Fit with runs.using(params='non_embedding')."
+        )
+    flops = "counted" if fit.runs.flops == "counted" else "6nd"
+    return Sweep(tuple(proposed), question, params, flops, shared_settings(fit.runs), promise)
 
 
 def shared_settings(runs: Runs) -> dict[str, Any]:
