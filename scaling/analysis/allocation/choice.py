@@ -230,10 +230,8 @@ def expected_narrowing(fit: Fit, aim: Aim, N: np.ndarray, D: np.ndarray, *, seed
 def _draws(fit: Fit, aim: Aim, seed: int) -> np.ndarray:
     """Return theta [S, P]: the optimum, and draws around it that have an optimum at the aim."""
     drawn = gaussian(fit.problem, fit.theta, 20 * DRAWS, np.random.default_rng(seed))
-    theta = np.concatenate([fit.theta[None], drawn])
-    inside = ((theta > fit.problem.low) & (theta < fit.problem.high)).all(1)
-    inside[0] = True
-    theta = theta[inside]
+    inside = ((drawn > fit.problem.low) & (drawn < fit.problem.high)).all(1)
+    theta = np.concatenate([fit.theta[None], drawn[inside]])
     value = aim.value(fit, {k: np.asarray(v) for k, v in fit.problem.to_params(theta).items()})
     # a draw whose optimum lies beyond any model says nothing about designs
     near = np.isfinite(value) & (np.abs(value - np.nanmedian(value)) < 12.0)
