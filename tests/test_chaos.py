@@ -112,6 +112,7 @@ def assert_alike(kind: str, folder: Path, straight) -> None:
             "config.yaml",
             "metrics.jsonl",
             "run.json",
+            "run.copy.json",
             "model.safetensors",
         }
 

@@ -81,7 +81,7 @@ def test_deleted_run_is_the_only_one_trained_again(study):
     losses = json.loads((gone / "run.json").read_text())["val_loss"]
     shutil.rmtree(gone)
     result = scaling("train", "mini", cwd=study, SCALING_CACHE=str(study / "cache"))
-    assert result.returncode == 0 and "8 of 9 runs are finished; training 1" in result.stderr
+    assert result.returncode == 0 and "9 runs: 8 done, 1 waiting" in result.stderr
     after = {f: (f / "run.json").stat().st_mtime_ns for f in run_folders(study)}
     assert [f for f in after if after[f] != before[f]] == [gone]
     assert (
@@ -94,6 +94,7 @@ def test_status_counts_runs_and_names_damage(study, tmp_path):
     copy = tmp_path / "copy"
     first, second = run_folders(copy)[:2]
     (first / "run.json").write_text('{"cut')
+    (first / "run.copy.json").unlink()
     shutil.rmtree(second)
     result = scaling("status", "mini", cwd=copy)
     assert result.returncode == 0

@@ -19,7 +19,7 @@ from scaling.cli.compose import (
     without_hydra,
 )
 from scaling.cli.jobs import TOGETHER, _changes, arrange_jobs, further_configs, stack_sizes
-from scaling.cli.rounds import report_failures
+from scaling.cli.rounds import find_failures, report_failures
 from scaling.cli.sweep import unique_plans
 from scaling.cli.train import train_task
 from scaling.study.plan import make_plan
@@ -105,9 +105,10 @@ def test_failures_are_told_by_run(tmp_path, capsys):
         SimpleNamespace(_return_value=ValueError("no disk")),
         SimpleNamespace(_return_value={}),
     ]
-    assert report_failures(results, jobs) == 3
+    errors = find_failures(results, jobs)
+    report_failures(errors, {})
     text = capsys.readouterr().err
-    assert "no disk" in text and "3 of 6 runs failed" in text
+    assert len(errors) == 3 and text.count("no disk") == 1
     assert all(p.run_id in text for p in jobs[0].plans)
 
 

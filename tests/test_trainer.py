@@ -55,7 +55,16 @@ def test_record_tells_what_was_trained(finished):
     unasked = {"horizon", "base_width", "base_depth"}
     assert (
         unknown
-        <= {"reason", "mfu", "family", "source_hash", "val_sets", "init_from", "init_hash"}
+        <= {
+            "reason",
+            "mfu",
+            "family",
+            "source_hash",
+            "val_sets",
+            "init_from",
+            "init_hash",
+            "retry_of",
+        }
         | trunk
         | unasked
     )
@@ -167,12 +176,24 @@ def test_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
         train(small_plan(tmp_path))
 
 
-def test_damaged_record_is_named(tmp_path):
+def test_damaged_record_is_set_aside_and_the_run_is_trained(tmp_path):
     plan = small_plan(tmp_path)
     plan.folder.mkdir(parents=True)
     (plan.folder / "run.json").write_text('{"run_id": "cut o')
     with pytest.raises(RecordError, match=r"run\.json: damaged"):
+        read_record(plan.folder)
+    assert train(plan).status == "done"
+    assert (plan.folder / "run.json.damaged").read_text() == '{"run_id": "cut o'
+    assert "run.json: damaged, set aside" in (plan.folder / "notes.log").read_text()
+
+
+def test_record_of_another_version_is_left_alone(tmp_path):
+    plan = small_plan(tmp_path)
+    plan.folder.mkdir(parents=True)
+    (plan.folder / "run.json").write_text('{"schema_version": 99}')
+    with pytest.raises(RecordError, match="schema_version is 99"):
         train(plan)
+    assert (plan.folder / "run.json").read_text() == '{"schema_version": 99}'
 
 
 def test_model_too_large_for_memory_is_refused_with_a_size_that_fits(tmp_path):

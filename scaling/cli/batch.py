@@ -146,7 +146,9 @@ def _train_group(plans: list[RunPlan], problems: list[str]) -> None:
 
 def is_held(plans: Sequence[RunPlan]) -> bool:
     """Whether another job, or a process outside Slurm, is training one of these runs."""
-    claims = [claim for p in plans if (claim := find_claim(p.folder))]
+    claims = [
+        claim for p in plans if (claim := find_claim(p.folder, takeover=p.config.claim.takeover))
+    ]
     # this job's other processes ask too, and may find that the first has begun
     return any(c.get("job") is None or c["job"] != os.environ.get("SLURM_JOB_ID") for c in claims)
 

@@ -23,7 +23,7 @@ from rich.progress import (
 from scaling.study.config import config_values
 from scaling.study.errors import RecordError
 from scaling.study.plan import RunPlan
-from scaling.study.record import RunRecord, read_record
+from scaling.study.record import FINISHED, RunRecord, read_record
 from scaling.study.units import format_duration, format_quantity
 
 POLL_SECONDS = 0.5
@@ -122,6 +122,9 @@ class _Watch:
         self.work = {i: p.flops_counted for i, p in self.plans.items()}
         self.started = time.time()
         self.finished: set[str] = set()
+        self.told: set[tuple[str, str | None]] = (
+            set()
+        )  # ends that were said; a failed run may have several
         self.own = what_differs(plans)
         self.said = self.started
         self.share_before = self._share(self._records())
@@ -192,11 +195,13 @@ class _Watch:
         ended = [
             r
             for r in records.values()
-            if r.run_id not in self.finished and _ended_since(r, self.started)
+            if (r.run_id, r.finished_at) not in self.told and _ended_since(r, self.started)
         ]
         lines = []
         for record in sorted(ended, key=lambda r: r.finished_at or ""):
-            self.finished.add(record.run_id)
+            self.told.add((record.run_id, record.finished_at))
+            if record.status in FINISHED:
+                self.finished.add(record.run_id)
             own = self.own.get(record.run_id, "")
             lines.append(_line(record, len(self.finished) + self.before, self.total, own=own))
         return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,25 @@ from omegaconf import DictConfig, OmegaConf
 
 from scaling.cli.compose import Point, Sweep, expand, local_workers, to_mapping, without_hydra
 from scaling.cli.evaluate import unscored
+from scaling.cli.followers import find_followers
 from scaling.cli.handover import Queue, hand_over
 from scaling.cli.jobs import Job
 from scaling.cli.progress import say, sweep_progress
 from scaling.cli.rounds import train_in_rounds
+from scaling.cli.standing import (
+    Standing,
+    describe_spent,
+    describe_standings,
+    describe_strays,
+    failures_before,
+    find_standing,
+    find_strays,
+)
 from scaling.cli.stopping import stop_together
+from scaling.study.config import RunConfig
 from scaling.study.errors import ConfigError
 from scaling.study.plan import RunPlan, make_plan
-from scaling.study.record import check_writable, is_finished, write_atomic
+from scaling.study.record import FINISHED, check_writable, write_atomic
 from scaling.study.trunks import describe_saving
 from scaling.training.place import find_place, is_first
 
@@ -57,25 +68,22 @@ def run_sweep(
     planned = unique_plans(sweep.points)
 
     # 2. those that are not finished; the dearest will be first, so that cores end together
-    missing = [(point, plan) for point, plan in planned if not is_finished(plan.folder)]
     _check_launch(cfg, launcher)
-    done = len(planned) - len(missing)
     folder = Path(str(base.results)) / sweep.name
+    runs = [*planned, *find_followers(planned)]
+    before = failures_before(plan for _, plan in runs)
+    standings = {p.run_id: find_standing(p, before=before.get(p.run_id, 0)) for _, p in runs}
+    missing = [(point, plan) for point, plan in runs if standings[plan.run_id].open]
+    done = sum(s.state in FINISHED for s in standings.values())
+    if is_first():
+        _say_standing(sweep.name, folder, runs, standings)
     if not missing:
-        if is_first():
-            say(
-                f"{sweep.name}: all {len(planned)} runs are finished; nothing to train. Records: {folder}"
-            )
-            if hint := unscored(plan for _, plan in planned):
-                say(hint)
+        if is_first() and (hint := unscored(plan for _, plan in planned)):
+            say(hint)
+        set_failed(len(runs) - done)
         return []
     check_writable(folder)
     write_atomic(folder / "sweep.yaml", _sweep_text(sweep, len(planned)))
-    if done and is_first():
-        say(
-            f"{sweep.name}: {done} of {len(planned)} runs are finished; training {len(missing)}.",
-            file=sys.stderr,
-        )
 
     saving = describe_saving([plan for _, plan in missing])
     if saving and is_first():
@@ -99,12 +107,37 @@ def run_sweep(
 
         with show:
             results, failed = train_in_rounds(
-                sweep.name, missing, launch, workers=local_workers(cfg), share=find_place() is None
-            )
+                sweep.name, missing, launch, workers=local_workers(cfg), share=find_place() is None,
+                before=before, follow=lambda: find_followers(planned),
+            )  # fmt: skip
 
     # 5. say what came out
-    set_failed(failed)
+    set_failed(failed + sum(s.tries is not None and not s.open for s in standings.values()))
     return results
+
+
+def _say_standing(
+    name: str,
+    folder: Path,
+    runs: Sequence[tuple[Point, RunPlan]],
+    standings: Mapping[str, Standing],
+) -> None:
+    """Say how a sweep that was launched before stands, and what was put right or is left alone."""
+    found = list(standings.values())
+    for text in (s.mended for s in found if s.mended):
+        say(text, file=sys.stderr)
+    if all(s.state in FINISHED for s in found):
+        diverged = sum(s.state == "diverged" for s in found)
+        note = f" ({diverged} diverged)" if diverged else ""
+        say(
+            f"{name}: all {len(found)} runs are finished{note}; nothing to train. Records: {folder}"
+        )
+    elif any(s.state != "waiting" for s in found):
+        say(f"{name}: {describe_standings(found)}", file=sys.stderr)
+    strays = 0 if name == RunConfig.sweep else find_strays(folder, [plan for _, plan in runs])
+    for text in (describe_spent(standings), describe_strays(strays, folder)):
+        if text:
+            say(f"{name}: {text}", file=sys.stderr)
 
 
 def _check_launch(cfg: DictConfig, launcher: Launcher) -> None:

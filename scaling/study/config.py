@@ -133,6 +133,24 @@ class TrackerConfig:
 
 
 @dataclass(frozen=True)
+class RetryConfig:
+    """What a sweep does about runs that failed or diverged."""
+
+    failed: int = _key(2, "times", "A run that failed is tried again so often, in this launch and later ones.", least=0, numbers=False)
+    again: bool = _key(False, "", "Try failed runs anew although their tries are spent.", numbers=False)
+    diverged: int = _key(0, "times", "A run that diverged is followed by up to so many others at a lower rate.", least=0, numbers=False)
+    lr_factor: float = _key(0.5, "", "Rate of such a run over the rate of the one that diverged.", above=0, most=0.99, numbers=False)
+    of: str | None = _key(None, "", "The run that diverged, where this is such a run; set by the sweep.", numbers=False)
+
+
+@dataclass(frozen=True)
+class ClaimConfig:
+    """Which process may train a run."""
+
+    takeover: float = _key(600.0, "s", "A process elsewhere that was silent for so long is dead, and its run is taken over; a live one is heard of every 5 s.", least=15, numbers=False)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything one run is asked to be."""
 
@@ -142,6 +160,8 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    retry: RetryConfig = field(default_factory=RetryConfig)
+    claim: ClaimConfig = field(default_factory=ClaimConfig)
     seed: int = _key(0, "", "Seed of weights and, unless data.order_seed is set, of token order.", least=0)
     role: str = _key("fit", "", "verify: held out from every fit, trained to check a prediction.", choices=("fit", "verify"), numbers=False)
     sweep: str = _key("single", "", "Folder under `results` that the run belongs to.", numbers=False)

@@ -22,6 +22,10 @@ class RecordError(ScalingError):
     """A run record is missing, damaged or written by another schema version."""
 
 
+class DamagedError(RecordError):
+    """A run's record is there, but cut off or no record at all; an older or newer one is not meant."""
+
+
 class CheckpointError(ScalingError):
     """A checkpoint is damaged or belongs to another run."""
 

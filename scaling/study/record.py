@@ -6,6 +6,7 @@ A value that is not known is null, never 0.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scaling.study.errors import RecordError
+from scaling.study.errors import DamagedError, RecordError
 
 SCHEMA_VERSION = 1
 # of what training computes. Raised when a change of the code changes the numbers of a run on purpose:
@@ -24,6 +25,9 @@ SCHEMA_VERSION = 1
 NUMBERS_VERSION = 1
 STATUSES = ("running", "done", "diverged", "failed")
 FINISHED = ("done", "diverged")  # not trained again
+COPY = (
+    "run.copy.json"  # a finished run's record once more, for a damaged file costs a day of training
+)
 
 
 def _f(unit: str, meaning: str, default: Any = None) -> Any:
@@ -134,6 +138,9 @@ class RunRecord:
     parallel: str | None = _f("", "how processes shared the run: none (alone), ddp (each has the model), fsdp (divided)")
     recompute: bool | None = _f("", "whether blocks were computed again in the backward pass")
     resumes: int = _f("", "how often the run was continued after an interruption", 0)
+    attempts: int | None = _f("", "how often a process set out to train the run; null in older records")
+    failures: list[dict] = field(default_factory=list, metadata={"unit": "", "meaning": "every error that ended an attempt: at, host, step, error (its type), reason, settings (hash of what it was executed with)"})
+    retry_of: str | None = _f("", "run that diverged, and that this one repeats at a lower rate")
     numbers_version: int | None = _f("", "version of what training computes; runs of different ones are not fitted together unless asked; null in older records")
     software: dict[str, str] = field(default_factory=dict, metadata={"unit": "", "meaning": "versions of this package, python, torch, cuda and numpy; code: a hash of the files that train; the git commit, and dirty: a hash of uncommitted changes to the code"})
     environment: dict[str, str] | None = _f("", "where the run was trained last: os, machine, cpu, gpu, cores, container, launcher, Slurm job")  # noqa: RUF009
@@ -207,28 +214,76 @@ METRIC_FIELDS = {
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
-    """Write `run.json` atomically: readers see the old record or the new one, never a part."""
-    write_atomic(folder / "run.json", json.dumps(record.to_dict(), indent=1, allow_nan=False) + "\n")
+    """Write `run.json` atomically: readers see the old record or the new one, never a part.
+
+    The last word on a run is written twice, so that a damaged file costs nothing.
+    """
+    text = json.dumps(record.to_dict(), indent=1, allow_nan=False) + "\n"
+    write_atomic(folder / "run.json", text)
+    if record.status in FINISHED:
+        write_atomic(folder / COPY, text)
 
 
-def read_record(folder: Path) -> RunRecord:
+def read_record(folder: Path, *, copy: bool = True) -> RunRecord:
     """Read `run.json` of a run's folder.
 
+    Args:
+        folder: the run's.
+        copy: whether the copy, which finished runs have, stands in for a damaged file.
+
     Raises:
-        RecordError: missing, cut off, not JSON, or of another schema version.
+        DamagedError: cut off, or not JSON, and no copy stands in.
+        RecordError: missing, not to be read, or of another schema version.
     """
     path = folder / "run.json"
+    try:
+        return RunRecord.from_dict(_read_mapping(path), where=str(path))
+    except DamagedError:
+        with contextlib.suppress(RecordError):
+            if copy:
+                return RunRecord.from_dict(_read_mapping(folder / COPY), where=str(folder / COPY))
+        raise
+
+
+def mend_record(folder: Path) -> str | None:
+    """Put a damaged `run.json` right: from its copy, or aside, so that the run is trained on.
+
+    Returns:
+        What was done, in a sentence; null if nothing was wrong.
+
+    Raises:
+        RecordError: it cannot be read, or is of another schema version; it is left alone.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        return None
+    try:
+        _read_mapping(path)
+        return None
+    except DamagedError:
+        aside = path.with_name("run.json.damaged")
+    with contextlib.suppress(RecordError):
+        record = RunRecord.from_dict(_read_mapping(folder / COPY), where=str(folder / COPY))
+        write_record(folder, record)
+        return f"{path}: damaged, restored from its copy"
+    os.replace(path, aside)
+    return f"{path}: damaged, set aside as {aside.name}; the run goes on from its last checkpoint"
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise RecordError(f"{path}: not there. The run never started; train it, or delete the folder.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: damaged ({error}). Delete the folder to train the run again.") from None
+    except ValueError as error:  # not JSON, not UTF-8
+        raise DamagedError(f"{path}: damaged ({error}). Delete the folder to train the run again.") from None
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}). Free it, or delete the folder to train the run again.") from None
+    except RecursionError:
+        raise DamagedError(f"{path}: damaged (brackets without end). Delete the folder to train the run again.") from None
     if not isinstance(values, dict):
-        raise RecordError(f"{path}: damaged (not a mapping). Delete the folder to train the run again.")
-    return RunRecord.from_dict(values, where=str(path))
+        raise DamagedError(f"{path}: damaged (not a mapping). Delete the folder to train the run again.")
+    return values
 
 
 def is_finished(folder: Path) -> bool:

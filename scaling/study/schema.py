@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scaling.study.errors import ConfigError, did_you_mean
-from scaling.study.units import parse_quantity
+from scaling.study.units import parse_duration, parse_quantity
 
 
 def declare(
@@ -116,7 +116,8 @@ def _check(value: Any, hint: Any, meta: Mapping[str, Any], name: str) -> Any:
     if value in meta["words"]:
         return value
     kind = typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
-    value = _convert(value, kind, name)
+    duration = meta["unit"] == "s"
+    value = float(parse_duration(value, key=name)) if duration else _convert(value, kind, name)
     if meta["choices"] and value not in meta["choices"]:
         raise ConfigError(
             f"{name}: {value!r} is none of {', '.join(meta['choices'])}.{did_you_mean(str(value), meta['choices'])}"

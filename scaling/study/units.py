@@ -33,6 +33,27 @@ def parse_quantity(value: object, *, key: str = "value") -> float:
     return value
 
 
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*(s|min|h|d)\s*")
+
+
+def parse_duration(value: object, *, key: str = "value") -> float:
+    """Read a time written as `90`, `90 s`, `10min`, `2h` or `1.5 d`; returns seconds.
+
+    Raises:
+        ConfigError: neither a number nor a number with one of these units.
+    """
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match:
+        return float(match[1]) * _SECONDS[match[2]]
+    try:
+        return parse_quantity(value, key=key)
+    except ConfigError:
+        raise ConfigError(
+            f"{key}: expected a time such as 90, 10min or 2h; got {value!r}."
+        ) from None
+
+
 def format_quantity(value: float | None, digits: int = 3) -> str:
     """Write a count the way people read it: 41_943 -> `41.9k`, 1.2e9 -> `1.2B`; None -> `-`."""
     if value is None or not math.isfinite(value):

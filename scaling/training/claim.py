@@ -1,7 +1,8 @@
 """One process per run: a claim file that a killed process cannot leave standing.
 
-Nothing here trusts two clocks to agree or one clock never to jump: a claim is old only if nobody
-renews it while we watch.
+Nothing here trusts two clocks to agree or one clock never to jump: the age of a heartbeat is taken
+by the clock of the file system that stamped it, and a claim is old only if nobody renews it while we
+watch. Creating a file that must not exist and renaming one are atomic also on NFS (version 3 and up).
 """
 
 from __future__ import annotations
@@ -9,18 +10,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import threading
 import time
 import uuid
 from pathlib import Path
 
 from scaling.study.errors import BusyError, TrainError
+from scaling.training.identity import (
+    file_time,
+    is_here,
+    is_past_life,
+    is_running,
+    is_same_host,
+    my_identity,
+    seconds_since_start,
+)
 
-# A claim from another machine whose heartbeat is older than this is dead. A thread writes one every
-# few seconds; ten minutes leave room for a stalled network file system.
-DEAD_AFTER = 600.0  # s
-BEAT_EVERY = 5.0  # s
+# `claim.takeover`: a claim from elsewhere whose heartbeat is older than this is dead. A thread writes
+# one every few seconds; ten minutes leave room for a stalled network file system.
+TAKEOVER = 600.0  # s
+BEAT_EVERY = 5.0  # s; study.config allows no takeover before three of them
 WATCH = 2.5 * BEAT_EVERY  # s in which a live process renews its claim, whatever the clocks say
 HALF_WRITTEN = 2.0  # s; a claim that is empty for so long was left by a kill
 
@@ -31,13 +40,17 @@ class Claim:
     The file names process, host and a heartbeat. A claim of a process that is gone (on this host)
     or silent (on another) is taken over.
 
+    Args:
+        folder: the run's.
+        takeover: s after which a silent process elsewhere is taken for dead.
+
     Raises:
         BusyError: another live process holds the claim.
         TrainError: the file can neither be read nor replaced.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "claim.json"
+    def __init__(self, folder: Path, *, takeover: float = TAKEOVER) -> None:
+        self.path, self.takeover = folder / "claim.json", takeover
         self.token = uuid.uuid4().hex
         self.taken_over: str | None = None
         self.lost: str | None = None  # who has taken it from us
@@ -62,10 +75,10 @@ class Claim:
                 and time.monotonic() - empty_since < HALF_WRITTEN
             ):
                 time.sleep(0.05)
-            elif _alive(holder) or _is_renewed(self.path, holder):
+            elif _alive(holder, self.path, self.takeover) or _is_renewed(self.path, holder):
                 raise BusyError(
                     f"{self.path.parent}: process {holder['pid']} on {holder['host']} is training this run "
-                    f"(last heard of {max(0, _age(holder)):.0f} s ago). Let it finish, or stop it and start this again."
+                    f"(last heard of {max(0, _age(holder, self.path)):.0f} s ago). Let it finish, or stop it and start this again."
                 )
             else:
                 self._remove(holder)
@@ -119,8 +132,12 @@ class Claim:
             handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return False
-        with os.fdopen(handle, "w") as file:
-            file.write(json.dumps(_identity() | {"token": self.token}))
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(json.dumps(my_identity() | {"token": self.token}))
+        except OSError:  # a full disk: an empty claim would keep others waiting
+            self.path.unlink(missing_ok=True)
+            raise
         return True
 
     def _remove(self, dead: dict) -> None:
@@ -132,50 +149,42 @@ class Claim:
             return
         moved = _read(aside)
         if moved is not None and moved["token"] != dead["token"]:
-            os.rename(aside, self.path)
+            _put_back(aside, self.path)
             return
         aside.unlink()
         self.taken_over = f"took over from process {dead['pid']} on {dead['host']}, which is gone"
 
 
-def find_holder(folder: Path) -> str | None:
-    """Return who trains a run, on whichever host; null if nobody does."""
-    holder = find_claim(folder)
+def find_holder(folder: Path, *, takeover: float = TAKEOVER) -> str | None:
+    """Return who trains a run, on whichever host; null if nobody does, or nobody was heard of in `takeover` s."""
+    holder = find_claim(folder, takeover=takeover)
     return f"process {holder['pid']} on {holder['host']}" if holder else None
 
 
-def find_claim(folder: Path) -> dict | None:
+def find_claim(folder: Path, *, takeover: float = TAKEOVER) -> dict | None:
     """Return pid, host and Slurm job of who trains a run, on whichever host; null if nobody does."""
-    holder = _read(folder / "claim.json")
-    return holder if holder is not None and _alive(holder) else None
+    path = folder / "claim.json"
+    holder = _read(path)
+    return holder if holder is not None and _alive(holder, path, takeover) else None
 
 
 def read_claim(folder: Path) -> dict | None:
     """Return pid, parent and token of the process on this host that holds a run; null if none does."""
-    holder = _read(folder / "claim.json")
-    return holder if holder and holder["host"] == socket.gethostname() and _alive(holder) else None
+    path = folder / "claim.json"
+    holder = _read(path)
+    return holder if holder and is_here(holder) and _alive(holder, path, TAKEOVER) else None
 
 
-def _identity() -> dict:
-    return {
-        "pid": os.getpid(),
-        "parent": os.getppid(),  # the launcher, where a worker trains
-        "host": socket.gethostname(),
-        "started": _start_ticks(os.getpid()),
-        **_slurm_life(),
-    }
-
-
-def _slurm_life() -> dict:
-    """Return the Slurm job that this process belongs to, and how often it was started again."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return {"job": job, "life": int(os.environ.get("SLURM_RESTART_COUNT") or 0)} if job else {}
-
-
-def _is_past_life(holder: dict) -> bool:
-    """Whether Slurm has ended the holder, since it has started the same job again, as this process."""
-    mine = _slurm_life()
-    return bool(mine) and holder.get("job") == mine["job"] and holder.get("life", 0) < mine["life"]
+def _put_back(aside: Path, path: Path) -> None:
+    """Return a claim that was moved aside, unless somebody has made another meanwhile."""
+    try:
+        os.link(aside, path)  # unlike a rename, this overwrites nobody
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        os.rename(aside, path)
+        return
+    aside.unlink()
 
 
 def _read(path: Path) -> dict | None:
@@ -195,13 +204,14 @@ def _read(path: Path) -> dict | None:
         return unknown
 
 
-def _age(holder: dict) -> float:
-    return time.time() - holder["heartbeat"]
+def _age(holder: dict, path: Path) -> float:
+    """Seconds since a heartbeat, by the clock that stamped it and not by ours."""
+    return file_time(path.parent.parent) - holder["heartbeat"]
 
 
 def _is_renewed(path: Path, holder: dict) -> bool:
     """Watch a claim of another host that seems old: our clock may have jumped, or not be theirs."""
-    if holder["pid"] is None or holder["host"] == socket.gethostname():
+    if holder["pid"] is None or is_here(holder) or is_past_life(holder):
         return False
     end = time.monotonic() + WATCH
     while time.monotonic() < end:
@@ -216,23 +226,12 @@ def _is_renewed(path: Path, holder: dict) -> bool:
     return False
 
 
-def _alive(holder: dict) -> bool:
-    if holder["pid"] is None or _is_past_life(holder):
+def _alive(holder: dict, path: Path, takeover: float) -> bool:
+    if holder["pid"] is None or is_past_life(holder):
         return False
-    if holder["host"] != socket.gethostname():
-        return _age(holder) < DEAD_AFTER
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it exists and belongs to another user
-    return _start_ticks(holder["pid"]) == holder["started"]  # a reused number is another process
-
-
-def _start_ticks(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot; null where there is no /proc."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return None
+    if is_here(holder):
+        return is_running(holder)
+    age = _age(holder, path)
+    since = seconds_since_start()
+    restarted = is_same_host(holder) and since is not None and age > max(WATCH, since)
+    return age < takeover and not restarted

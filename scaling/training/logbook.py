@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -16,8 +17,10 @@ from typing import Any
 import yaml
 
 from scaling.study.config import RunConfig
+from scaling.study.errors import DamagedError
 from scaling.study.plan import RunPlan, read_keys
 from scaling.study.record import (
+    COPY,
     FINISHED,
     NUMBERS_VERSION,
     RunRecord,
@@ -26,6 +29,7 @@ from scaling.study.record import (
     write_atomic,
     write_record,
 )
+from scaling.study.retries import failures_of, settings_hash
 from scaling.study.trunks import trunk_hash
 from scaling.training.data import TokenData
 from scaling.training.device import Engine
@@ -49,10 +53,15 @@ def finished_record(folder: Path) -> RunRecord | None:
     """Return the record of a run that is done or diverged; null if there is something to train.
 
     Raises:
-        RecordError: `run.json` is damaged.
+        RecordError: `run.json` cannot be read, or is of another version.
     """
-    record = read_record(folder) if (folder / "run.json").exists() else None
-    return record if record is not None and record.status in FINISHED else None
+    if not (folder / "run.json").exists():
+        return None
+    try:
+        record = read_record(folder)
+    except DamagedError:
+        return None
+    return record if record.status in FINISHED else None
 
 
 class Logbook:
@@ -71,9 +80,11 @@ class Logbook:
             self._left_at = before.updated_at
             self.record = self.record.replace(
                 started_at=before.started_at, resumes=before.resumes, seconds=before.seconds,
+                attempts=(before.attempts or 0) + 1, failures=failures_of(before),
                 parent=before.parent, parent_tokens=before.parent_tokens, parent_seconds=before.parent_seconds,
                 lives=before.lives, software=before.software, environment=before.environment,
             )  # fmt: skip
+        (self.folder / COPY).unlink(missing_ok=True)  # of a run whose run.json was deleted
         self._write_config()
         self.refresh(now=True)
 
@@ -218,6 +229,16 @@ class Logbook:
             self.tracker.finish(self.record)
         return self.record
 
+    def fail(self, error: Exception) -> RunRecord:
+        """Keep what ended this attempt, beside what ended those before it."""
+        reason = f"{type(error).__name__}: {error}"
+        failure = {
+            "at": utc_now(), "host": socket.gethostname(), "step": self.record.steps,
+            "error": type(error).__name__, "reason": reason, "settings": settings_hash(self.plan.config),
+        }  # fmt: skip
+        self.record = self.record.replace(failures=[*self.record.failures, failure])
+        return self.end("failed", reason)
+
     def _epochs(self, tokens: int) -> float | None:
         unique = self.record.unique_tokens
         return tokens / unique if unique else None
@@ -246,7 +267,7 @@ def _planned_record(plan: RunPlan) -> RunRecord:
         run_id=plan.run_id, status="running", sweep=config.sweep, role=config.role, config_hash=plan.hash,
         setting_hash=plan.setting_hash, trunk_hash=trunk_hash(plan),
         init_from=plan.source.name if plan.source else None, init_hash=plan.source.hash if plan.source else None,
-        started_at=utc_now(),
+        started_at=utc_now(), attempts=1, retry_of=config.retry.of,
         params_target=plan.params_target, params_convention=config.model.params_convention,
         params_total=plan.counts.total, params_embedding=plan.counts.embedding, params_head=plan.counts.head,
         params_non_embedding=plan.counts.non_embedding, params_active=plan.counts.active,

@@ -9,7 +9,7 @@ from typing import Any
 
 from scaling.study.errors import BusyError, DataError, ScalingError, TrainError
 from scaling.study.plan import RunPlan
-from scaling.study.record import RunRecord, check_writable, read_record
+from scaling.study.record import RunRecord, check_writable, mend_record, read_record
 from scaling.training.checkpoint import remove_parts
 from scaling.training.claim import Claim
 from scaling.training.data import TokenData, prepare
@@ -117,7 +117,8 @@ class Job:
                 return
             check_writable(plan.folder)
             # 2. one process per run; another may have finished it meanwhile
-            claim = stack.enter_context(Claim(plan.folder))
+            claim = stack.enter_context(Claim(plan.folder, takeover=plan.config.claim.takeover))
+            mended = mend_record(plan.folder)
             if finished_record(plan.folder) is not None:
                 return
             self.claims[plan.folder] = claim
@@ -128,6 +129,8 @@ class Job:
             with self._recording(plan.folder, plan, book):
                 if claim.taken_over:
                     book.note(claim.taken_over)
+                if mended:
+                    book.warn(mended)
                 if plan.config.data.source == "zipf_memory":
                     simulate_run(plan, book)
                     return
@@ -233,7 +236,7 @@ class Job:
             member.ended = True
             if not self.claims[member.plan.folder].lost:
                 with contextlib.suppress(OSError):  # on a full disk even this may fail
-                    member.book.end("failed", f"{type(error).__name__}: {error}")
+                    member.book.fail(error)
             self.errors[member.plan.folder] = _explained(error, member.plan.folder)
 
     @contextlib.contextmanager
@@ -244,7 +247,7 @@ class Job:
         except Exception as error:  # recorded, whatever it is, and raised at the end
             if book is not None:
                 with contextlib.suppress(OSError):
-                    book.end("failed", f"{type(error).__name__}: {error}")
+                    book.fail(error)
             self.errors[folder] = _explained(error, folder)
 
 
