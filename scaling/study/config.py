@@ -139,7 +139,7 @@ class RetryConfig:
     failed: int = _key(2, "times", "A run that failed is tried again so often, in this launch and later ones.", least=0, numbers=False)
     again: bool = _key(False, "", "Try failed runs anew although their tries are spent.", numbers=False)
     diverged: int = _key(0, "times", "A run that diverged is followed by up to so many others at a lower rate.", least=0, numbers=False)
-    lr_factor: float = _key(0.5, "", "Rate of such a run over the rate of the one that diverged.", above=0, most=0.99, numbers=False)
+    lr_factor: float = _key(0.5, "", "Rate of such a run over the rate of the one that diverged.", above=0, most=1, numbers=False)
     of: str | None = _key(None, "", "The run that diverged, where this is such a run; set by the sweep.", numbers=False)
 
 
