@@ -86,6 +86,7 @@ def test_every_key_can_be_swept(base):
         "model.rotary_base": 500,
         "data.vocab": 64,
         "data.size": 5000,
+        "claim.takeover": "10min",
         "optim.warmup": 0.5,
         "optim.cooldown": 0.5,
     }
