@@ -52,22 +52,10 @@ def test_record_tells_what_was_trained(finished):
     assert record.tokens_per_second > 0 and record.memory_bytes > 1e7
     unknown = {k for k, v in record.to_dict().items() if v is None}
     trunk = {"parent", "parent_tokens", "parent_seconds", "stacked"}
-    unasked = {"horizon", "base_width", "base_depth"}
-    assert (
-        unknown
-        <= {
-            "reason",
-            "mfu",
-            "family",
-            "source_hash",
-            "val_sets",
-            "init_from",
-            "init_hash",
-            "retry_of",
-        }
-        | trunk
-        | unasked
-    )
+    unasked = {"horizon", "base_width", "base_depth", "val_sets", "init_from", "init_hash"}
+    uneventful = {"reason", "lives", "retry_of"}
+    assert unknown <= {"mfu", "family", "source_hash"} | trunk | unasked | uneventful
+    assert (record.attempts, record.failures) == (1, [])
 
 
 def test_loss_lies_between_the_source_and_its_unigram(finished):
