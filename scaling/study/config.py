@@ -26,6 +26,8 @@ class ModelConfig:
     """Shape and parts of the Transformer. Sizes left null are chosen from `params`."""
 
     family: str = _key("llama", "", "Name of the preset; the other keys say what it is made of.")
+    kind: str = _key("decoder", "", "decoder: each position sees those before it; encoder: all of them (BERT's kind); encoder_decoder: an encoder reads, a decoder writes (T5's kind).", choices=("decoder", "encoder", "encoder_decoder"))
+    encoder_layers: int | None = _key(None, "layers", "encoder_decoder: depth of the encoder; null: as deep as the decoder, whose depth is `layers`.", least=1)
     params: float | None = _key(None, "parameters", "Target size N; layers, width and ffn are chosen to hit it within 1 % (2 % below 10k).", above=0)
     params_convention: str = _key("non_embedding", "", "Which N `params`, 6ND and the hyperparameter rules mean.", choices=("non_embedding", "total"))
     layers: int | None = _key(None, "layers", "Depth; null: chosen from `params`.", least=1)
@@ -67,6 +69,17 @@ class DataConfig:
     validation: dict[str, str] | None = _key(None, "", "Further held-out texts by name, data.validation.NAME=PATH with paths as data.path takes; scored at the end, at most `val_tokens` of each.", numbers=False)  # noqa: RUF009
     order_seed: int | None = _key(None, "", "Seed of the order in which tokens are seen; null: the run's seed.", least=0)
     cache: str | None = _key(None, "folder", "Where token shards are kept; null: $SCALING_CACHE, else the user's cache folder.", numbers=False)
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What a model learns to predict, and from what."""
+
+    name: str | None = _key(None, "", "next_token; masked: some tokens from all others; span_corruption: cut-out spans. Null: next_token for a decoder, masked for an encoder, span_corruption for an encoder_decoder.", choices=("next_token", "masked", "span_corruption"))
+    rate: float = _key(0.15, "share of tokens", "masked, span_corruption: how many are predicted.", above=0, most=0.9)
+    masking: str = _key("bert", "", "masked: what takes a chosen token's place. bert: 80 % the mask, 10 % a random token, 10 % itself; plain: always the mask.", choices=("bert", "plain"))
+    next_sentence: bool = _key(False, "", "masked: also tell whether the second half of a sequence follows the first.")
+    span: float = _key(3.0, "tokens", "span_corruption: mean length of a span.", least=1)
 
 
 @dataclass(frozen=True)
@@ -156,6 +169,7 @@ class RunConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

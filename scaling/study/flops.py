@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scaling.study.shape import ModelShape, attention_weights, ffn_weights
+from scaling.study.shape import ModelShape, attention_weights, ffn_weights, pair_weights
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,15 @@ class FlopsPerToken:
     """Training FLOPs per token by part (forward and backward).
 
     blocks: projections and feed-forward. attention: scores and weighted values. head: output matrix.
+    Whole numbers where every position does the same work; a token is one of text in any case.
     """
 
-    blocks: int
-    attention: int
-    head: int
+    blocks: float
+    attention: float
+    head: float
 
     @property
-    def counted(self) -> int:
+    def counted(self) -> float:
         """Every matrix product."""
         return self.blocks + self.attention + self.head
 
@@ -35,10 +36,31 @@ def flops_per_token(shape: ModelShape) -> FlopsPerToken:
     the 12 L h q T of Chowdhery et al. 2022 (arXiv:2204.02311, appendix B).
     """
     s = shape
+    head: float = 6 * s.vocab * s.width
+    if s.outputs:  # the head scores these alone
+        head = 6 * (s.vocab * s.width * s.outputs + pair_weights(s)) / s.context
+    if s.kind == "encoder_decoder":
+        return _encoder_decoder(s, head)
     return FlopsPerToken(
         blocks=6 * s.layers * (attention_weights(s) + ffn_weights(s)),
         attention=12 * s.layers * s.heads * s.head_size * s.context,
-        head=6 * s.vocab * s.width,
+        head=head,
+    )
+
+
+def _encoder_decoder(s: ModelShape, head: float) -> FlopsPerToken:
+    """Each side works on its own positions; all of it is shared out over the tokens of text."""
+    read, written = s.source, s.outputs
+    query_and_out = 2 * s.width * s.head_size * s.heads
+    key_and_value = 2 * s.width * s.head_size * s.kv_heads
+    layer = attention_weights(s) + ffn_weights(s)
+    across = query_and_out * written + key_and_value * read
+    blocks = s.encoder_layers * layer * read + s.layers * (layer * written + across)
+    pairs = s.encoder_layers * read**2 + s.layers * (written**2 + written * read)
+    return FlopsPerToken(
+        blocks=6 * blocks / s.context,
+        attention=12 * s.heads * s.head_size * pairs / s.context,
+        head=head,
     )
 
 

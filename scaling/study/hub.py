@@ -32,6 +32,11 @@ def family_of(shape: ModelShape) -> str:
     Raises:
         ConfigError: neither llama nor gpt2 does; names each key that stands in the way.
     """
+    if shape.kind != "decoder":
+        raise ConfigError(
+            f"model.kind={shape.kind}: only decoders can be brought to Hugging Face so far, as llama or gpt2. "
+            "Read the weights from the run's checkpoint/model.safetensors."
+        )
     family = "gpt2" if shape.position == "learned" else "llama"
     wrong = [
         f"model.{key}={_shown(getattr(shape, key))} (it has {_shown(value)})"

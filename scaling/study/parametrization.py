@@ -24,6 +24,9 @@ from dataclasses import dataclass
 from scaling.study.config import ModelConfig, OptimConfig
 from scaling.study.shape import ModelShape, heads_for
 
+# matrices that read the residual stream, or what an encoder made of it
+_READS = ("qkv.weight", "cross.q.weight", "cross.kv.weight", "gate.weight", "up.weight")
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -67,7 +70,7 @@ class Parametrization:
     def factors(self, name: str) -> Factors:
         """Return the factors of a parameter, by its name in the plain Transformer."""
         m = self.width
-        if name.startswith("blocks."):
+        if name.startswith(("blocks.", "encoder.")):
             return self._in_block(name)
         if name.startswith("norm."):
             # with a tied head its multiplier 1/m has no matrix of its own, so the last gain takes it
@@ -75,13 +78,15 @@ class Parametrization:
         if name == "head.weight":
             # standard size falls as 1/sqrt(width); the multiplier makes it 1/width
             return Factors(init=m**-0.5, lr=1 / m, weight_decay=m)
+        if name in ("pool.weight", "pair.weight"):  # read from the last norm, as the head is
+            return Factors(lr=1 / m, weight_decay=m)
         # token and position tables; their gradient falls as 1/m, so epsilon does
         return Factors(eps=1 / m)
 
     def _in_block(self, name: str) -> Factors:
         m, l = self.width, self.depth  # noqa: E741
-        writes = name.endswith(("attention.out.weight", "ffn.down.weight"))
-        if writes or name.endswith(("qkv.weight", "gate.weight", "up.weight")):
+        writes = name.endswith(("attention.out.weight", "cross.out.weight", "ffn.down.weight"))
+        if writes or name.endswith(_READS):
             # An Adam step is aligned with its input, so its effect grows with the inputs: rate 1/m.
             # A Muon step of fixed entry size has all singular values equal, its effect grows with
             # their root: 1/sqrt(m) (spectral condition, Yang et al. 2023, arXiv:2310.17813).
@@ -92,7 +97,7 @@ class Parametrization:
             # A branch has multiplier 1/l, and CompleteP's initial size does not fall with depth,
             # where the standard one falls as 1/sqrt(layers).
             return Factors(init=l**-0.5, lr=lr / l, weight_decay=l / lr, eps=1 / m)
-        if name.endswith(("attention.out.bias", "ffn.down.bias")):
+        if name.endswith(("attention.out.bias", "cross.out.bias", "ffn.down.bias")):
             return Factors(lr=1 / l, eps=1 / m)
         return Factors(eps=1 / (m * l))  # gains of norms, other biases
 

@@ -18,6 +18,7 @@ from typing import Any
 from scaling.study.config import OptimConfig, RunConfig, config_values
 from scaling.study.errors import ConfigError
 from scaling.study.flops import FlopsPerToken, flops_6nd, flops_per_token
+from scaling.study.objective import KINDS, PLAIN, Layout, find_layout
 from scaling.study.parametrization import Parametrization, with_attention_scale
 from scaling.study.pretrained import Pretrained, adopt_shape, open_pretrained
 from scaling.study.record import NUMBERS_VERSION
@@ -53,6 +54,14 @@ _UNREAD = (
     (("optim.final_lr",), "optim.schedule", ("constant",)),
     (("optim.base_width", "optim.base_depth"), "optim.parametrization", ("standard",)),
     (("optim.base_depth",), "optim.parametrization", ("mup",)),
+    (
+        ("objective.masking", "objective.next_sentence"),
+        "model.kind",
+        ("decoder", "encoder_decoder"),
+    ),
+    (("objective.span",), "model.kind", ("decoder", "encoder")),
+    (("objective.rate",), "model.kind", ("decoder",)),
+    (("objective.name",), "model.kind", tuple(KINDS)),  # it follows from the kind
 )
 _RESOLVED_TO = (
     "steps",
@@ -85,6 +94,7 @@ class RunPlan:
     weight_decay: float
     warmup_steps: int
     cooldown_steps: int
+    layout: Layout = PLAIN  # of one window of text
     source: Pretrained | None = None  # the weights it starts from; null: fresh ones
 
     @property
@@ -110,6 +120,11 @@ class RunPlan:
     def order_seed(self) -> int:
         seed = self.config.data.order_seed
         return self.config.seed if seed is None else seed
+
+    @property
+    def objective(self) -> str:
+        """What the loss is the loss of, as records name it."""
+        return self.layout.objective + ("+next_sentence" if self.layout.pairs else "")
 
     @property
     def parametrization(self) -> Parametrization:
@@ -196,13 +211,15 @@ def make_plan(config: RunConfig) -> RunPlan:
     """
     # 1. N: the shape, from its own keys, from a target, from two budgets, or from weights
     config, source = _adopt(config)
+    layout = find_layout(config.objective, config.model)
     target = _params_target(config)
     if source is not None:  # its heads may be of any size
         shape = dataclasses.replace(
-            source.shape, context=config.model.context, attention_scale=None
-        )
+            source.shape, context=config.model.context, attention_scale=None,
+            source=layout.source, outputs=layout.outputs,
+        )  # fmt: skip
     else:
-        shape = resolve_shape(config.model, vocab=config.data.vocab, params=target)
+        shape = resolve_shape(config.model, vocab=config.data.vocab, params=target, layout=layout)
         shape = with_attention_scale(shape, optim=config.optim, model=config.model)
     counts, flops = count_params(shape), flops_per_token(shape)
     params = counts.by(config.model.params_convention)
@@ -228,7 +245,7 @@ def make_plan(config: RunConfig) -> RunPlan:
         tokens=tokens, steps=steps, batch_seqs=batch_seqs, lr=float(f"{lr:.6g}"), weight_decay=float(f"{decay:.6g}"),
         warmup_steps=warmup_steps,
         cooldown_steps=math.ceil(optim.cooldown * steps) if optim.schedule == "wsd" else 0,
-        source=source,
+        layout=layout, source=source,
     )  # fmt: skip
 
 
@@ -237,7 +254,7 @@ def _adopt(config: RunConfig) -> tuple[RunConfig, Pretrained | None]:
     if config.model.init_from is None:
         return config, None
     source = open_pretrained(config.model.init_from)
-    model = adopt_shape(config.model, source, vocab=config.data.vocab)
+    model = adopt_shape(config.model, source, vocab=config.data.vocab, objective=config.objective)
     return dataclasses.replace(config, model=model), source
 
 
@@ -279,9 +296,11 @@ def _solve_counted(config: RunConfig) -> float:
     """Find N whose counted FLOPs over its tokens meet the budget, by bisection in log N."""
     budget = config.budget
 
+    layout = find_layout(config.objective, config.model)
+
     def excess(log_params: float) -> float:
         params = math.exp(log_params)
-        shape = resolve_shape(config.model, vocab=config.data.vocab, params=params)
+        shape = resolve_shape(config.model, vocab=config.data.vocab, params=params, layout=layout)
         tokens = budget.tokens or (budget.tokens_per_param or 0) * params
         return flops_per_token(shape).counted * tokens - (budget.flops or 0)
 

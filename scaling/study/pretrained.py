@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.study.config import ModelConfig, RunConfig
+from scaling.study.config import ModelConfig, ObjectiveConfig, RunConfig
 from scaling.study.errors import CheckpointError, ConfigError
 from scaling.study.hub import shape_of
+from scaling.study.objective import find_layout
 from scaling.study.parametrization import with_attention_scale
 from scaling.study.record import read_record
 from scaling.study.shape import TOLERANCE, ModelShape, count_params, heads_for
@@ -24,7 +25,17 @@ RUN_WEIGHTS = Path("checkpoint") / "model.safetensors"
 HUB_WEIGHTS, HUB_INDEX = "model.safetensors", "model.safetensors.index.json"
 SIZES = ("layers", "width", "heads", "kv_heads", "ffn")
 # what else a shape is made of; the context is the run's own
-PARTS = ("norm", "norm_eps", "position", "rotary_base", "activation", "qk_norm", "tied", "bias")
+PARTS = (
+    "kind",
+    "norm",
+    "norm_eps",
+    "position",
+    "rotary_base",
+    "activation",
+    "qk_norm",
+    "tied",
+    "bias",
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,12 @@ def run_shape(folder: Path) -> ModelShape:
         raise CheckpointError(
             f"{folder / 'run.json'}: {unknown[0]} is null. Train the run again to know its shape."
         )
-    shape = ModelShape(**sizes, **{k: getattr(config.model, k) for k in PARTS})
+    layout = find_layout(config.objective, config.model)
+    shape = ModelShape(
+        **sizes, **{k: getattr(config.model, k) for k in PARTS},
+        encoder_layers=record.encoder_layers or 0,
+        source=layout.source, outputs=layout.outputs, pairs=layout.pairs,
+    )  # fmt: skip
     return with_attention_scale(shape, optim=config.optim, model=config.model)
 
 
@@ -158,7 +174,9 @@ def _hash_content(files: tuple[Path, ...], _: tuple[tuple[int, int], ...]) -> st
     return digest.hexdigest()[:16]
 
 
-def adopt_shape(model: ModelConfig, source: Pretrained, *, vocab: int) -> ModelConfig:
+def adopt_shape(
+    model: ModelConfig, source: Pretrained, *, vocab: int, objective: ObjectiveConfig
+) -> ModelConfig:
     """Return the model configuration with the source's shape filled in.
 
     Sizes that are null and parts at their default are taken from the source; what is set to
@@ -169,14 +187,20 @@ def adopt_shape(model: ModelConfig, source: Pretrained, *, vocab: int) -> ModelC
         ConfigError: a key, the vocabulary or the context contradicts the source.
     """
     shape, where = source.shape, f"model.init_from={source.name}"
-    if vocab != shape.vocab:
+    layout = find_layout(objective, replace(model, kind=shape.kind))
+    own = shape.vocab - len(layout.specials)  # without the objective's special tokens
+    if vocab != own:
         raise ConfigError(
-            f"data.vocab={vocab}, but the weights of {where} are for {shape.vocab} tokens. Set data.vocab={shape.vocab} "
+            f"data.vocab={vocab}, but the weights of {where} are for {own} tokens. Set data.vocab={own} "
             "and data.tokenizer to the tokenizer they were trained with."
         )
     if shape.position == "learned" and model.context > shape.context:
         raise ConfigError(
             f"model.context={model.context}, but {where} has {shape.context} learned positions. Set model.context={shape.context} or less."
+        )
+    if layout.pairs != shape.pairs:
+        raise ConfigError(
+            f"objective.next_sentence={_shown(layout.pairs)}, but {where} has {_shown(shape.pairs)}. Set objective.next_sentence={_shown(shape.pairs)}."
         )
     default = ModelConfig()
     for key in (*SIZES, *PARTS):
@@ -192,6 +216,7 @@ def adopt_shape(model: ModelConfig, source: Pretrained, *, vocab: int) -> ModelC
             "Leave model.params out; the shape comes with the weights."
         )
     taken = {k: getattr(shape, k) for k in (*SIZES, *PARTS)}
+    taken["encoder_layers"] = shape.encoder_layers or None
     if heads_for(shape.width) == shape.heads:  # as a run that leaves them open has them
         taken["heads"] = model.heads
     if model.family == default.family:

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from scaling.study.config import ModelConfig
 from scaling.study.errors import ConfigError
+from scaling.study.objective import PLAIN, Layout
 from scaling.study.units import format_quantity
 
 # d / layers. Kaplan et al. 2020 (arXiv:2001.08361, fig. 5) find the loss flat within 3 % over a
@@ -43,6 +44,23 @@ class ModelShape:
     bias: bool = False
     norm_eps: float = 1e-5  # GPT-2 and Llama 2
     attention_scale: float | None = None  # of scores; None: 1 / sqrt(head size)
+    kind: str = "decoder"  # decoder, encoder, encoder_decoder; see `model.kind`
+    encoder_layers: int = 0  # of an encoder_decoder
+    source: int = 0  # positions of its encoder, for `context` tokens of text
+    outputs: int = (
+        0  # positions the head predicts, and an encoder_decoder's decoder sees; 0: context
+    )
+    pairs: bool = False  # two segments, and a judgement whether one follows the other
+
+    @property
+    def predicted(self) -> int:
+        """Positions of a sequence that the head predicts."""
+        return self.outputs or self.context
+
+    @property
+    def positions(self) -> int:
+        """Positions that a stack must tell apart: marks of spans may lengthen a short sequence."""
+        return max(self.context, self.source, self.outputs)
 
 
 @dataclass(frozen=True)
@@ -73,14 +91,27 @@ class ParamCounts:
 def count_params(shape: ModelShape) -> ParamCounts:
     """Count the parameters of the module that `shape` builds, exactly."""
     s = shape
-    position = s.context * s.width if s.position == "learned" else 0
+    position = s.positions * s.width if s.position == "learned" else 0
+    segments = 2 * s.width if s.pairs else 0
     norm = _norm_params(s, s.width)
     per_layer = attention_weights(s) + ffn_weights(s) + _biases(s) + 2 * norm + _qk_norm_params(s)
+    blocks = s.layers * per_layer + norm
+    if s.kind == "encoder_decoder":
+        blocks += s.encoder_layers * per_layer + norm
+        blocks += s.layers * (attention_weights(s) + _attention_biases(s) + norm)
     return ParamCounts(
-        embedding=s.vocab * s.width + position,
-        head=0 if s.tied else s.vocab * s.width,
-        non_embedding=s.layers * per_layer + norm,
+        embedding=s.vocab * s.width + position + segments,
+        head=(0 if s.tied else s.vocab * s.width) + pair_weights(s) + (s.width + 2) * s.pairs,
+        non_embedding=blocks,
     )
+
+
+def pair_weights(shape: ModelShape) -> int:
+    """Matrix entries that judge whether one half follows the other; 0 where nothing does.
+
+    Source: Devlin et al. 2019 (arXiv:1810.04805): a dense layer, tanh, and two outputs.
+    """
+    return shape.width * (shape.width + 2) if shape.pairs else 0
 
 
 def attention_weights(shape: ModelShape) -> int:
@@ -97,8 +128,11 @@ def ffn_weights(shape: ModelShape) -> int:
 def _biases(s: ModelShape) -> int:
     if not s.bias:
         return 0
-    attention = s.head_size * (s.heads + 2 * s.kv_heads) + s.width
-    return attention + (2 if s.activation == "swiglu" else 1) * s.ffn + s.width
+    return _attention_biases(s) + (2 if s.activation == "swiglu" else 1) * s.ffn + s.width
+
+
+def _attention_biases(s: ModelShape) -> int:
+    return s.head_size * (s.heads + 2 * s.kv_heads) + s.width if s.bias else 0
 
 
 def _norm_params(s: ModelShape, size: int) -> int:
@@ -112,13 +146,16 @@ def _qk_norm_params(s: ModelShape) -> int:
 
 
 @lru_cache(maxsize=4096)
-def resolve_shape(model: ModelConfig, *, vocab: int, params: float | None = None) -> ModelShape:
+def resolve_shape(
+    model: ModelConfig, *, vocab: int, params: float | None = None, layout: Layout = PLAIN
+) -> ModelShape:
     """Return the shape a configuration asks for, choosing what it leaves open.
 
     Args:
         model: sizes that are null are chosen; `params` is the target when the shape is open.
-        vocab: vocabulary size V.
+        vocab: tokens of the tokenizer; special tokens of the objective come on top.
         params: target size when it follows from two budgets instead of `model.params`.
+        layout: what the objective makes of a sequence.
 
     Raises:
         ConfigError: heads do not divide the width, or no shape is within 1 % of the target.
@@ -127,8 +164,8 @@ def resolve_shape(model: ModelConfig, *, vocab: int, params: float | None = None
     if target is None:
         if model.layers is None or model.width is None:
             raise ConfigError("model: give params, or layers and width.")
-        return _build(model, vocab, model.layers, model.width, model.ffn)
-    return _nearest_shape(model, vocab, target)
+        return _build(model, vocab, layout, model.layers, model.width, model.ffn)
+    return _nearest_shape(model, vocab, layout, target)
 
 
 def heads_for(width: int) -> int:
@@ -136,7 +173,9 @@ def heads_for(width: int) -> int:
     return max(2, round(width / (64 if width >= 256 else 32)))
 
 
-def _build(model: ModelConfig, vocab: int, layers: int, width: int, ffn: int | None) -> ModelShape:
+def _build(
+    model: ModelConfig, vocab: int, layout: Layout, layers: int, width: int, ffn: int | None
+) -> ModelShape:
     heads = model.heads or heads_for(width)
     kv_heads = model.kv_heads or heads
     if width % heads:
@@ -153,10 +192,12 @@ def _build(model: ModelConfig, vocab: int, layers: int, width: int, ffn: int | N
         )
     return ModelShape(
         layers=layers, width=width, heads=heads, kv_heads=kv_heads, head_size=width // heads,
-        ffn=ffn or round(_ffn_ratio(model) * width), vocab=vocab, context=model.context,
+        ffn=ffn or round(_ffn_ratio(model) * width), vocab=vocab + len(layout.specials), context=model.context,
         norm=model.norm, position=model.position, rotary_base=model.rotary_base,
         activation=model.activation, qk_norm=model.qk_norm, tied=model.tied, bias=model.bias,
-        norm_eps=model.norm_eps,
+        norm_eps=model.norm_eps, kind=model.kind,
+        encoder_layers=(model.encoder_layers or layers) if model.kind == "encoder_decoder" else 0,
+        source=layout.source, outputs=layout.outputs, pairs=layout.pairs,
     )  # fmt: skip
 
 
@@ -164,7 +205,7 @@ def _ffn_ratio(model: ModelConfig) -> float:
     return 8 / 3 if model.activation == "swiglu" else 4.0  # both give 8 d^2 weights a layer
 
 
-def _nearest_shape(model: ModelConfig, vocab: int, target: float) -> ModelShape:
+def _nearest_shape(model: ModelConfig, vocab: int, layout: Layout, target: float) -> ModelShape:
     """Search depth and width near the aspect ratio, then let the feed-forward width hit the target.
 
     Among shapes within 1 %, the one closest to the nominal proportions wins: proportions that
@@ -172,11 +213,11 @@ def _nearest_shape(model: ModelConfig, vocab: int, target: float) -> ModelShape:
     """
     best: tuple[float, int, ModelShape] | None = None
     closest: tuple[float, int, ModelShape] | None = None
-    candidates = enumerate(_candidates(model, vocab, target))
+    candidates = enumerate(_candidates(model, vocab, layout, target))
     for index, proportions in sorted(candidates, key=lambda c: _aspect(*c[1])):
         if best is not None and _aspect(*proportions) > best[0]:
             break  # the others are farther from nominal by this alone
-        shape = _fit_ffn(model, vocab, *proportions, target)
+        shape = _fit_ffn(model, vocab, layout, *proportions, target)
         if shape is None:
             continue
         off = abs(count_params(shape).by(model.params_convention) / target - 1)
@@ -215,7 +256,9 @@ def _aspect(layers: int, width: int) -> float:
     return abs(max(0.0, aspect) if layers == MIN_LAYERS else aspect)
 
 
-def _candidates(model: ModelConfig, vocab: int, target: float) -> Iterator[tuple[int, int]]:
+def _candidates(
+    model: ModelConfig, vocab: int, layout: Layout, target: float
+) -> Iterator[tuple[int, int]]:
     """Yield (layers, width) pairs whose nominal size is near the target."""
     for width in [model.width] if model.width else _WIDTHS:
         if model.layers:
@@ -223,7 +266,9 @@ def _candidates(model: ModelConfig, vocab: int, target: float) -> Iterator[tuple
             continue
         try:
             one, two = (
-                count_params(_build(model, vocab, n, width, None)).by(model.params_convention)
+                count_params(_build(model, vocab, layout, n, width, None)).by(
+                    model.params_convention
+                )
                 for n in (1, 2)
             )
         except ConfigError:
@@ -242,17 +287,17 @@ _WIDTHS = [*range(8, 64, 4), *range(64, 96, 8), *range(96, 256, 16), *range(256,
 
 
 def _fit_ffn(
-    model: ModelConfig, vocab: int, layers: int, width: int, target: float
+    model: ModelConfig, vocab: int, layout: Layout, layers: int, width: int, target: float
 ) -> ModelShape | None:
     """Choose the feed-forward width that brings this depth and width closest to the target."""
     try:
-        one = _build(model, vocab, layers, width, 1)
+        one = _build(model, vocab, layout, layers, width, 1)
     except ConfigError:
         return None
     if model.ffn:
-        return _build(model, vocab, layers, width, model.ffn)
+        return _build(model, vocab, layout, layers, width, model.ffn)
     base = count_params(one).by(model.params_convention)
-    two = _build(model, vocab, layers, width, 2)
+    two = _build(model, vocab, layout, layers, width, 2)
     per_unit = count_params(two).by(model.params_convention) - base
     nominal = _ffn_ratio(model) * width
     exact = 1 + (target - base) / per_unit
@@ -261,7 +306,7 @@ def _fit_ffn(
     multiple = 64 if width >= 512 else 8 if width >= 64 else 1  # matrix units like round sizes
     for step in (multiple, 8, 1):
         ffn = max(1, round(exact / step) * step)
-        shape = _build(model, vocab, layers, width, ffn)
+        shape = _build(model, vocab, layout, layers, width, ffn)
         if abs(count_params(shape).by(model.params_convention) / target - 1) <= TOLERANCE / 2:
             return shape
-    return _build(model, vocab, layers, width, max(1, round(exact)))
+    return _build(model, vocab, layout, layers, width, max(1, round(exact)))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from scaling.study.config import OptimConfig, TrainConfig
+from scaling.study.objective import IGNORE
 from scaling.study.shape import ModelShape
 from scaling.training.data import TokenStore
 from scaling.training.device import choose_engine
@@ -94,16 +95,13 @@ def measure_step_seconds(
         eval_seqs = max(1, EVAL_TOKENS.get(engine.device.type, 4096) // shape.context)
 
         def step() -> None:
-            inputs, targets = _gather(store, batch_seqs, shape.context)
+            inputs, targets = _gather(store, batch_seqs, shape)
             x, y = (np.repeat(part[None], models, axis=0) for part in (inputs, targets))
             loss, _ = learner.learn(x, y, lr=[1e-4] * models)
             loss[0].item()  # waits for the device
 
         def validate() -> None:
-            x, y = (
-                torch.as_tensor(a).to(engine.device)
-                for a in _gather(store, eval_seqs, shape.context)
-            )
+            x, y = (torch.as_tensor(a).to(engine.device) for a in _gather(store, eval_seqs, shape))
             with torch.inference_mode(), engine.autocast():
                 learner.module(0)(x, y, reduction="none").double().mean(1).cpu()
 
@@ -127,10 +125,16 @@ def _random_tokens(shape: ModelShape, batch_seqs: int) -> TokenStore:
     return TokenStore(shards=(tokens,), vocab=shape.vocab, sha256="")
 
 
-def _gather(store: TokenStore, seqs: int, context: int) -> tuple[np.ndarray, np.ndarray]:
-    starts = np.random.default_rng(seqs).integers(len(store) - context - 1, size=seqs)
-    tokens = store.windows(starts, context + 1)
-    return tokens[:, :-1], tokens[:, 1:]
+def _gather(store: TokenStore, seqs: int, shape: ModelShape) -> tuple[np.ndarray, np.ndarray]:
+    """Return a batch as the kind of model takes it, of random tokens."""
+    length = shape.source + shape.outputs if shape.source else shape.context
+    starts = np.random.default_rng(seqs).integers(len(store) - length - 1, size=seqs)
+    tokens = store.windows(starts, length + 1)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    if shape.outputs:  # the last ones are predicted
+        targets = np.where(np.arange(length) < length - shape.outputs, IGNORE, targets)
+        targets[:, 0] = 0 if shape.pairs else IGNORE
+    return inputs, targets
 
 
 def _time(act: Callable[[], Any], seconds: float) -> float:

@@ -19,7 +19,7 @@ from scaling.study.config import ModelConfig, OptimConfig
 from scaling.study.parametrization import Parametrization, with_attention_scale
 from scaling.study.shape import ModelShape, resolve_shape
 from scaling.study.table import Table
-from scaling.training.model import Transformer
+from scaling.training.model import Transformer, build_model
 from scaling.training.optim import build_optimizer, clip_gradients, set_lr
 
 VOCAB, SEQUENCES = 64, 8
@@ -120,7 +120,7 @@ def _moved(
 ) -> tuple[list[float], tuple[float, float]]:
     """Train one model; returns the change of each part and the losses before and after."""
     parametrization = Parametrization.of(optim, shape)
-    model = Transformer(shape, attention="sdpa").init_weights(seed, parametrization)
+    model = build_model(shape, attention="sdpa").init_weights(seed, parametrization)
     optimizer = build_optimizer(
         model, optim, lr=lr, weight_decay=0.0, parametrization=parametrization
     )

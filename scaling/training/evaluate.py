@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from scaling.study.objective import IGNORE
 from scaling.training.data import HeldOut, TokenData
+from scaling.training.data.dataset import Objective
 
 # Fewer documents are no sample. On Python's library, draws of 32k tokens (7 documents) scatter by 0.128
 # nats; documents state 0.115, blocks 0.053, sequences 0.028 (docs/evaluation.md).
@@ -44,11 +46,17 @@ class Evaluation:
     excess: float | None = None
     excess_se: float | None = None
     groups: int | None = None
+    next_token: bool = True
 
     @property
     def perplexity(self) -> float | None:
-        """exp(loss); null where it is beyond floating point."""
-        return math.exp(self.loss) if self.loss < 700 else None
+        """exp(loss) of a next-token loss; null of others, and where it is beyond floating point."""
+        return math.exp(self.loss) if self.loss < 700 and self.next_token else None
+
+    @property
+    def pseudo_perplexity(self) -> float | None:
+        """exp(loss) of hidden tokens, which were predicted from both sides; null of a next-token loss."""
+        return math.exp(self.loss) if self.loss < 700 and not self.next_token else None
 
 
 def evaluate(
@@ -56,6 +64,7 @@ def evaluate(
     data: TokenData | HeldOut,
     *,
     context: int,
+    objective: Objective | None = None,
     autocast: Callable[[], AbstractContextManager] = contextlib.nullcontext,
 ) -> Evaluation:
     """Score every held-out token once, in sequences of `context` tokens.
@@ -64,6 +73,7 @@ def evaluate(
         model: returns per-token losses for (inputs, targets, reduction="none").
         data: held-out tokens and, where known, their documents and true log-probabilities.
         context: tokens per sequence.
+        objective: what is hidden and predicted; null: each token is predicted from those before it.
         autocast: gives the precision context that the run trains in.
     """
     device = next(model.parameters()).device
@@ -72,15 +82,22 @@ def evaluate(
     scored, true = Sums(starts), Sums(starts)
     model.eval()
     with torch.inference_mode():
-        for inputs, targets, first in data.val_batches(context=context, batch_seqs=batch_seqs):
+        for inputs, targets, first in data.val_batches(
+            context=context, batch_seqs=batch_seqs, objective=objective
+        ):
             x, y = (torch.as_tensor(a).to(device) for a in (inputs, targets))
             with autocast():
                 loss_BT = model(x, y, reduction="none")
+            if objective is not None:  # a sequence is the place of all that is predicted in it
+                scored.add_some(first, loss_BT.double().cpu().numpy(), targets != IGNORE)
+                continue
             place_BT = np.asarray(first)[:, None] + np.arange(inputs.shape[1])
             scored.add(place_BT, loss_BT.double().cpu().numpy())
             if data.true_logprob is not None:
                 true.add(place_BT, -data.true_logprob[place_BT].astype(np.float64))
     model.train()
+    if objective is not None:
+        return dataclasses.replace(summarise(scored, None, bytes_per_token=None), next_token=False)
     return summarise(scored, true if true.rows else None, bytes_per_token=data.bytes_per_token)
 
 
@@ -89,11 +106,15 @@ def evaluate_sets(
     sets: Iterable[HeldOut],
     *,
     context: int,
+    objective: Objective | None = None,
     autocast: Callable[[], AbstractContextManager] = contextlib.nullcontext,
 ) -> dict[str, dict[str, Any]]:
     """Score further held-out sets; returns what the record's `val_sets` holds of each, by name."""
     return {
-        s.name: set_values(evaluate(model, s, context=context, autocast=autocast), s) for s in sets
+        s.name: set_values(
+            evaluate(model, s, context=context, objective=objective, autocast=autocast), s
+        )
+        for s in sets
     }
 
 
@@ -106,7 +127,7 @@ def set_values(result: Evaluation, held_out: HeldOut) -> dict[str, Any]:
         "groups": result.groups,
         "bits_per_byte": result.bits_per_byte,
         "perplexity": result.perplexity,
-    }
+    } | ({} if result.next_token else {"pseudo_perplexity": result.pseudo_perplexity})
     finite = {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
     return finite | {"text": held_out.text, "data_hash": held_out.data_hash}
 
@@ -151,6 +172,15 @@ class Sums:
         self.sums += np.bincount(group, weights=loss_BT.ravel(), minlength=len(self.starts))
         self.counts += np.bincount(group, minlength=len(self.starts))
         self.rows.append(loss_BT.mean(1))
+
+    def add_some(self, first_B: np.ndarray, loss_BT: np.ndarray, counted_BT: np.ndarray) -> None:
+        """Take the losses [nats] of some targets of sequences that begin at `first_B`."""
+        number_B = counted_BT.sum(1)
+        group_B = np.searchsorted(self.starts, np.asarray(first_B), side="right") - 1
+        sum_B = (loss_BT * counted_BT).sum(1)
+        self.sums += np.bincount(group_B, weights=sum_B, minlength=len(self.starts))
+        self.counts += np.bincount(group_B, weights=number_B, minlength=len(self.starts))
+        self.rows.append(np.repeat(sum_B / np.maximum(number_B, 1), number_B))
 
     def mean(self) -> float:
         """Return the mean loss per token."""

@@ -84,9 +84,9 @@ def check_data(plan: RunPlan, data: DataFacts) -> None:
     Raises:
         DataError: another vocabulary, or more epochs than `data.max_epochs`.
     """
-    if data.vocab != plan.shape.vocab:
+    if data.vocab != plan.config.data.vocab:
         raise DataError(
-            f"data.vocab: the tokenizer has {data.vocab} tokens, the plan {plan.shape.vocab}. Set data.vocab={data.vocab}."
+            f"data.vocab: the tokenizer has {data.vocab} tokens, the plan {plan.config.data.vocab}. Set data.vocab={data.vocab}."
         )
     _check_epochs(plan, data.unique_tokens)
 

@@ -151,10 +151,10 @@ def check_tensors(tensors: Tensors, shape: ModelShape, *, where: str) -> None:
     Raises:
         CheckpointError: they differ.
     """
-    from scaling.training.model import Transformer
+    from scaling.training.model import build_model
 
     with torch.device("meta"):
-        wanted = {n: tuple(p.shape) for n, p in Transformer(shape).named_parameters()}
+        wanted = {n: tuple(p.shape) for n, p in build_model(shape).named_parameters()}
     given = {n: tuple(t.shape) for n, t in tensors.items()}
     for name in sorted({*wanted, *given}):
         if wanted.get(name) != given.get(name):

@@ -22,6 +22,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def attend_reference(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
+    """Return softmax(q k' / sqrt(Q)) v: the attention equation as it is written.
+
+    Every faster way here is tested against this one.
+
+    Args:
+        q: [..., T, Q]; k, v: [..., S, Q].
+        causal: position t sees keys 0 ... t only.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+    """
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if causal:
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(hidden, -math.inf)
+    return scores.softmax(-1) @ v
+
+
 class _MatmulAttention(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -22,7 +22,7 @@ from scaling.training.compiling import compile_model
 from scaling.training.device import Engine
 from scaling.training.direct import Direct, suits_direct
 from scaling.training.loss import needs_chunks
-from scaling.training.model import Transformer
+from scaling.training.model import Transformer, build_model
 from scaling.training.optim import build_optimizer, clip_gradients, set_lr
 from scaling.training.update import Update
 
@@ -52,7 +52,7 @@ class Learner:
     ) -> None:
         self.engine, self.clip = engine, optim.clip
         parametrization = Parametrization.of(optim, shape)
-        model = Transformer(shape, attention=engine.attention, recompute=engine.recompute)
+        model = build_model(shape, attention=engine.attention, recompute=engine.recompute)
         self.model = self.place(model.init_weights(seed, parametrization))
         self.forward: Callable[..., Tensor] = self.model
         if engine.compile and engine.parallel == "none":  # else block by block, see `Part`

@@ -22,6 +22,7 @@ from scaling.training.data import TokenData
 from scaling.training.device import Engine
 from scaling.training.evaluate import Evaluation
 from scaling.training.logbook import Logbook
+from scaling.training.objectives import build_objective
 from scaling.training.optim import Schedule
 from scaling.training.prefetch import Ahead
 
@@ -41,6 +42,7 @@ class Member:
 
     def __init__(self, plan: RunPlan, engine: Engine, data: TokenData, book: Logbook) -> None:
         self.plan, self.engine, self.data, self.book = plan, engine, data, book
+        self.objective = build_objective(plan)
         self.schedule = Schedule.from_plan(plan)
         self.row_steps = log_points(plan.steps, plan.config.train.log_points)
         self.eval_steps = eval_points(plan.steps, plan.config.train.evals)
@@ -90,6 +92,7 @@ class Member:
             batch_seqs=plan.batch_seqs,
             context=plan.shape.context,
             seed=plan.order_seed,
+            objective=self.objective,
         )
 
     def count(self, loss: Tensor) -> None:

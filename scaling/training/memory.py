@@ -97,14 +97,15 @@ def memory_estimate(
     narrow = 2 if precision == "bfloat16" else 4
     block = tokens * _block_bytes(shape, narrow, attention)
     kept = tokens * 4 * shape.width  # the residual stream between two blocks
-    layers = shape.layers * kept + block if recompute else shape.layers * block
+    depth = shape.layers + shape.encoder_layers
+    layers = depth * kept + block if recompute else depth * block
     return MemoryEstimate(
         weights=4 * params / share,
         gradients=4 * params / share,
         moments=8 * params / share,
         gathered=_gathered_bytes(shape) if share > 1 else 0.0,
         activations=layers + block + 3 * kept,  # and the gradients inside one block
-        logits=logits_bytes(tokens, shape.vocab, narrow=narrow),
+        logits=logits_bytes(micro_seqs * shape.predicted, shape.vocab, narrow=narrow),
     )
 
 

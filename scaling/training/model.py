@@ -1,4 +1,4 @@
-"""A decoder-only Transformer, read from top to bottom.
+"""A Transformer of one stack, decoder or encoder, read from top to bottom.
 
 Shapes in names: B sequences, T positions, D width, V vocabulary, Q head size. Blocks are in `parts.py`.
 Parameter counts and FLOPs are those of `study/shape.py` and `study/flops.py`, exactly.
@@ -7,6 +7,7 @@ Parameter counts and FLOPs are those of `study/shape.py` and `study/flops.py`, e
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,9 @@ from scaling.training.parts import (
     suits_native,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class Transformer(nn.Module):
     """Tokens in, next-token logits or loss out.
@@ -44,6 +48,7 @@ class Transformer(nn.Module):
 
     turn_TQ2: Tensor | None
     wave_TD: Tensor | None
+    causal = True
 
     def __init__(
         self, shape: ModelShape, *, attention: str = "sdpa", recompute: bool = False
@@ -52,11 +57,11 @@ class Transformer(nn.Module):
         self.shape, self.native = shape, attention == "native"
         self.embedding = nn.Embedding(shape.vocab, shape.width)
         self.position = (
-            nn.Parameter(torch.empty(shape.context, shape.width))
+            nn.Parameter(torch.empty(shape.positions, shape.width))
             if shape.position == "learned"
             else None
         )
-        self.blocks = nn.ModuleList(Block(shape, attention, recompute) for _ in range(shape.layers))
+        self.blocks = self.build_blocks(attention, recompute)
         self.norm = build_norm(shape)
         self.head = nn.Linear(shape.width, shape.vocab, bias=False)
         if shape.tied:
@@ -65,6 +70,13 @@ class Transformer(nn.Module):
         self.register_buffer("turn_TQ2", table, persistent=False)
         wave = sinusoids(shape) if shape.position == "sinusoidal" else None
         self.register_buffer("wave_TD", wave, persistent=False)
+
+    def build_blocks(self, attention: str, recompute: bool) -> nn.ModuleList:
+        """Return the layers."""
+        return nn.ModuleList(
+            Block(self.shape, attention, recompute, causal=self.causal)
+            for _ in range(self.shape.layers)
+        )
 
     def forward(
         self, tokens_BT: Tensor, targets_BT: Tensor | None = None, *, reduction: str = "mean"
@@ -76,17 +88,11 @@ class Transformer(nn.Module):
             targets_BT: the token that follows each of them.
             reduction: `mean` gives one number, `none` one per token [B, T].
         """
-        T = tokens_BT.shape[1]
         if targets_BT is not None and reduction == "none" and self._can_score(tokens_BT):
             narrow = torch.is_autocast_enabled("cpu")
             dtype = torch.get_autocast_dtype("cpu") if narrow else torch.float32
             return Direct(self, dtype).score(tokens_BT, targets_BT)
-        x_BTD = self.embedding(tokens_BT)
-        if self.position is not None:
-            x_BTD = x_BTD + self.position[:T]
-        elif self.wave_TD is not None:
-            x_BTD = x_BTD + self.wave_TD[:T]
-        turn_TQ2 = None if self.turn_TQ2 is None else self.turn_TQ2[:T]
+        x_BTD, turn_TQ2 = self.embed(tokens_BT)
         for block in self.blocks:
             x_BTD = block(x_BTD, turn_TQ2)
         native = self.native and suits_native(x_BTD, stream=True)
@@ -108,13 +114,23 @@ class Transformer(nn.Module):
         )
         return loss if reduction == "mean" else loss.view_as(targets_BT)
 
+    def embed(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the residual stream [B, T, D] as it begins, and the rotation of each position."""
+        T = tokens_BT.shape[1]
+        x_BTD = self.embedding(tokens_BT)
+        if self.position is not None:
+            x_BTD = x_BTD + self.position[:T]
+        elif self.wave_TD is not None:
+            x_BTD = x_BTD + self.wave_TD[:T]
+        return x_BTD, None if self.turn_TQ2 is None else self.turn_TQ2[:T]
+
     def _can_score(self, tokens_BT: Tensor) -> bool:
         """Whether losses without gradients can be taken without autograd."""
         quiet = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         return quiet and tokens_BT.is_cpu and type(self) is Transformer and suits_direct(self)
 
     @torch.no_grad()
-    def init_weights(self, seed: int, parametrization: Parametrization = STANDARD) -> Transformer:
+    def init_weights(self, seed: int, parametrization: Parametrization = STANDARD) -> Self:
         """Draw every weight from `seed`, the same on every device; returns itself.
 
         A matrix has entries of standard deviation 1/sqrt(inputs), so that a signal keeps its size
@@ -138,8 +154,9 @@ class Transformer(nn.Module):
         width = self.shape.width / parametrization.width
         table_std = min(TABLE_STD, 1 / math.sqrt(width)) if self.shape.tied else TABLE_STD
         draw(self.embedding.weight, table_std)
-        if isinstance(self.position, nn.Parameter):
-            draw(self.position, table_std)
+        for table in (self.position, getattr(self, "segment", None)):
+            if isinstance(table, nn.Parameter):
+                draw(table, table_std)
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.weight is not self.embedding.weight:
                 scale = residual if getattr(module, "writes_residual", False) else 1.0
@@ -151,3 +168,15 @@ class Transformer(nn.Module):
                 if module is self.norm:
                     module.weight.mul_(factor(module.weight))
         return self
+
+
+def build_model(
+    shape: ModelShape, *, attention: str = "sdpa", recompute: bool = False
+) -> Transformer:
+    """Return the module of a shape: a decoder, an encoder or both; arguments as of `Transformer`."""
+    if shape.kind == "decoder":
+        return Transformer(shape, attention=attention, recompute=recompute)
+    from scaling.training.encoder import Encoder, EncoderDecoder
+
+    kind = Encoder if shape.kind == "encoder" else EncoderDecoder
+    return kind(shape, attention=attention, recompute=recompute)

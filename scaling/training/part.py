@@ -33,6 +33,8 @@ _BUFFERS = (
     else "broadcast_buffers"
 )
 
+PRODUCTS = ("attention", "cross", "ffn")  # parts of a block that are divided together
+
 
 class Part(Learner):
     """This process's part of a learner: the whole model (DDP) or a share of each weight (FSDP).
@@ -69,8 +71,8 @@ class Part(Learner):
             policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
             )
-        for block in model.blocks:
-            products = [block.get_submodule(name) for name in ("attention", "ffn")]
+        for block in [*model.blocks, *getattr(model, "encoder", ())]:
+            products = [part for name, part in block.named_children() if name in PRODUCTS]
             fully_shard(products, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh)  # in place
         return model
@@ -79,7 +81,7 @@ class Part(Learner):
         """Do this process's part of a step.
 
         Args:
-            tokens: int [2, own rows, context]: inputs and targets.
+            tokens: int [2, own rows, positions]: inputs and targets.
             rows: of the whole batch.
             lr: learning rate of this step.
 

@@ -24,15 +24,24 @@ from scaling.training.kernels import RmsNorm, attend_matmul
 # 0.12 nats, 1.0 loses up to 0.03. Width 20 is flat from 0.1 to 1.
 TABLE_STD = 0.3
 
+# Positions up to which plain products serve attention to both sides; beyond, scores take the memory.
+SHORT = 512
+
 
 class Block(nn.Module):
-    """One layer: attention, then feed-forward, each added to the residual stream."""
+    """One layer: attention, then feed-forward, each added to the residual stream.
 
-    def __init__(self, shape: ModelShape, attention: str, recompute: bool = False) -> None:
+    Args:
+        causal: each position sees those before it and itself; else all of them.
+    """
+
+    def __init__(
+        self, shape: ModelShape, attention: str, recompute: bool = False, *, causal: bool = True
+    ) -> None:
         super().__init__()
         self.recompute, self.native = recompute, attention == "native"
         self.attention_norm = build_norm(shape)
-        self.attention = Attention(shape, attention)
+        self.attention = Attention(shape, attention, causal=causal)
         self.ffn_norm = build_norm(shape)
         self.ffn = FeedForward(shape, native=self.native)
 
@@ -55,14 +64,15 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with H query heads sharing G key and value heads."""
+    """Self-attention with H query heads sharing G key and value heads."""
 
     mask_TT: Tensor
 
-    def __init__(self, shape: ModelShape, kernel: str) -> None:
+    def __init__(self, shape: ModelShape, kernel: str, *, causal: bool = True) -> None:
         super().__init__()
         s = shape
-        self.H, self.G, self.Q, self.kernel = s.heads, s.kv_heads, s.head_size, kernel
+        self.H, self.G, self.Q, self.causal = s.heads, s.kv_heads, s.head_size, causal
+        self.kernel = kernel if causal else _two_sided(kernel, s)
         self.scale = s.attention_scale
         self.qkv = nn.Linear(s.width, (s.heads + 2 * s.kv_heads) * s.head_size, bias=s.bias)
         self.out = _writer(s.heads * s.head_size, s.width, s.bias)
@@ -71,9 +81,7 @@ class Attention(nn.Module):
             per_head = s.qk_norm == "head"
             self.q_norm = RmsNorm(s.head_size * (1 if per_head else s.heads), eps=s.norm_eps)
             self.k_norm = RmsNorm(s.head_size * (1 if per_head else s.kv_heads), eps=s.norm_eps)
-        mask_TT = (
-            torch.full((s.context, s.context), -math.inf).triu(1) if kernel == "matmul" else None
-        )
+        mask_TT = _mask(s, causal) if self.kernel == "matmul" else None
         self.register_buffer("mask_TT", mask_TT, persistent=False)
 
     def forward(self, x_BTD: Tensor, turn_TQ2: Tensor | None) -> Tensor:
@@ -108,8 +116,60 @@ class Attention(nn.Module):
 
     def _attend_sdpa(self, q_HBTQ: Tensor, k_HBTQ: Tensor, v_HBTQ: Tensor) -> Tensor:
         q, k, v = (t.transpose(0, 1) for t in (q_HBTQ, k_HBTQ, v_HBTQ))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=self.scale)
         return y.transpose(0, 1)
+
+
+class CrossAttention(nn.Module):
+    """Attention of a decoder's positions over an encoder's, which have none in order: no positions enter."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        s = shape
+        self.H, self.G, self.Q, self.scale = s.heads, s.kv_heads, s.head_size, s.attention_scale
+        self.q = nn.Linear(s.width, s.heads * s.head_size, bias=s.bias)
+        self.kv = nn.Linear(s.width, 2 * s.kv_heads * s.head_size, bias=s.bias)
+        self.out = _writer(s.heads * s.head_size, s.width, s.bias)
+
+    def forward(self, x_BTD: Tensor, memory_BSD: Tensor) -> Tensor:
+        (B, T, _), S = x_BTD.shape, memory_BSD.shape[1]
+        q_BHTQ = self.q(x_BTD).view(B, T, self.H, self.Q).transpose(1, 2)
+        kv_BSGQ = self.kv(memory_BSD).view(B, S, 2 * self.G, self.Q)
+        k_BHSQ, v_BHSQ = (
+            t.repeat_interleave(self.H // self.G, dim=1)
+            for t in kv_BSGQ.transpose(1, 2).split(self.G, dim=1)
+        )
+        y_BHTQ = F.scaled_dot_product_attention(q_BHTQ, k_BHSQ, v_BHSQ, scale=self.scale)
+        return self.out(y_BHTQ.transpose(1, 2).reshape(B, T, self.H * self.Q))
+
+
+class CrossBlock(Block):
+    """A decoder's layer that reads an encoder: self-attention, cross-attention, feed-forward."""
+
+    def __init__(self, shape: ModelShape, attention: str, recompute: bool = False) -> None:
+        super().__init__(shape, attention, recompute)
+        self.cross_norm = build_norm(shape)
+        self.cross = CrossAttention(shape)
+
+    def forward(  # type: ignore[override]
+        self, x_BTD: Tensor, turn_TQ2: Tensor | None, memory_BSD: Tensor
+    ) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            again: Tensor = checkpoint(
+                self._read,
+                x_BTD,
+                turn_TQ2,
+                memory_BSD,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            return again
+        return self._read(x_BTD, turn_TQ2, memory_BSD)
+
+    def _read(self, x_BTD: Tensor, turn_TQ2: Tensor | None, memory_BSD: Tensor) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2)
+        x_BTD = x_BTD + self.cross(self.cross_norm(x_BTD), memory_BSD)
+        return x_BTD + self.ffn(self.ffn_norm(x_BTD))
 
 
 class FeedForward(nn.Module):
@@ -139,6 +199,21 @@ class FeedForward(nn.Module):
         else:  # So et al. 2021, arXiv:2109.08668
             h_BTF = F.relu(h_BTF).square()
         return self.down(h_BTF)
+
+
+def _two_sided(kernel: str, s: ModelShape) -> str:
+    """The kernel that looks both ways where one was asked for: the compiled one cannot."""
+    if kernel != "native":
+        return kernel
+    return "matmul" if s.context <= SHORT else "sdpa"
+
+
+def _mask(s: ModelShape, causal: bool) -> Tensor:
+    """Return what is added to the scores of every pair of positions."""
+    length = s.positions
+    if not causal:
+        return torch.zeros(length, length)
+    return torch.full((length, length), -math.inf).triu(1)
 
 
 def _writer(inputs: int, outputs: int, bias: bool) -> nn.Linear:
@@ -181,7 +256,7 @@ def sinusoids(shape: ModelShape) -> Tensor:
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
     """
     exponent_D = torch.arange(shape.width) // 2 * 2 / shape.width
-    angle_TD = torch.outer(torch.arange(shape.context, dtype=torch.float32), 10_000.0**-exponent_D)
+    angle_TD = torch.outer(torch.arange(shape.positions).float(), 10_000.0**-exponent_D)
     even_D = torch.arange(shape.width) % 2 == 0
     return torch.where(even_D, angle_TD.sin(), angle_TD.cos()) * math.sqrt(2) * TABLE_STD
 
@@ -194,9 +269,7 @@ def rotary_table(shape: ModelShape) -> Tensor:
     Source: Su et al. 2021, arXiv:2104.09864.
     """
     exponent_Q = torch.arange(0, shape.head_size, 2, dtype=torch.float32) / shape.head_size
-    angle_TQ = torch.outer(
-        torch.arange(shape.context, dtype=torch.float32), shape.rotary_base**-exponent_Q
-    )
+    angle_TQ = torch.outer(torch.arange(shape.positions).float(), shape.rotary_base**-exponent_Q)
     return torch.stack([angle_TQ.cos(), angle_TQ.sin()], -1)
 
 

@@ -19,7 +19,8 @@ from scaling.training.data import HeldOut, describe, prepare, prepared_folder
 from scaling.training.data.validation import check_sets, prepare_sets
 from scaling.training.device import choose_engine
 from scaling.training.evaluate import evaluate_sets
-from scaling.training.model import Transformer
+from scaling.training.model import build_model
+from scaling.training.objectives import build_objective
 
 
 def score_run(
@@ -125,6 +126,8 @@ def _has(record: RunRecord, held_out: HeldOut) -> bool:
 def _score(config: RunConfig, folder: Path, sets: list[HeldOut]) -> dict[str, dict[str, Any]]:
     plan = make_plan(config)
     engine = choose_engine(plan.shape, batch_seqs=1, train=config.train)
-    model = Transformer(plan.shape, attention=engine.attention).to(engine.device)
+    model = build_model(plan.shape, attention=engine.attention).to(engine.device)
     load_weights(folder, model)
-    return evaluate_sets(model, sets, context=plan.shape.context, autocast=engine.autocast)
+    return evaluate_sets(
+        model, sets, context=plan.shape.context, objective=build_objective(plan), autocast=engine.autocast
+    )  # fmt: skip

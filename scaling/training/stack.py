@@ -182,8 +182,8 @@ def choose_stack(
         runs: how many there are with one `stack_key`.
         most: `train.stack`: a number is taken as it is, if memory allows.
     """
-    if engine.compile or engine.parallel != "none":
-        return 1
+    if engine.compile or engine.parallel != "none" or shape.kind != "decoder":
+        return 1  # a stacked form of the others is not written
     tokens = min(batch_seqs, engine.micro_seqs) * shape.context
     wanted = _wave(shape, tokens, engine) if isinstance(most, str) else most
     room = KEEP_SHARE * available_memory(engine.device) / engine.memory(shape).total

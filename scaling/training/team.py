@@ -204,6 +204,7 @@ class Team:
                     self.learner.module(number),
                     members[0].data,
                     context=members[0].plan.shape.context,
+                    objective=members[0].objective,
                     autocast=self.engine.autocast,
                 )
         self._lap(training=False)
@@ -217,6 +218,7 @@ class Team:
                 self.learner.module(number),
                 member.data.sets,
                 context=member.plan.shape.context,
+                objective=member.objective,
                 autocast=self.engine.autocast,
             )
         self._lap(training=False)

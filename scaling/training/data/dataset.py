@@ -4,26 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from scaling.training.data.order import count_windows, window_starts
+from scaling.training.data.order import count_windows, sequence_keys, window_starts
 from scaling.training.data.store import TokenStore
+
+
+class Objective(Protocol):
+    """Lays out windows of a token store; see `scaling.training.objectives`."""
+
+    def make(
+        self, store: TokenStore, starts: np.ndarray, keys: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs and targets, int64, of the windows that begin at `starts`.
+
+        Args:
+            keys: uint64, one per window; what is hidden is drawn from them.
+        """
+        ...
+
 
 Sequences = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def sequences(store: TokenStore, *, context: int, batch_seqs: int) -> Iterator[Sequences]:
+VALIDATION = 0x5CA1AB1E  # seed of what validation hides: the same for every run
+
+
+def sequences(
+    store: TokenStore, *, context: int, batch_seqs: int, objective: Objective | None = None
+) -> Iterator[Sequences]:
     """Yield a store's tokens in whole sequences, always in the same order.
 
+    Args:
+        objective: lays the sequences out; null: each token is to be predicted from those before.
+
     Returns:
-        Inputs and targets, int64 [rows, context], targets one token later; and int64 [rows]:
-        where in the store the first target of each row is.
+        Inputs and targets, int64 [rows, context] where nothing else is asked for, targets one token
+        later; and int64 [rows]: where in the store the first target of each row is.
     """
     starts = np.arange(count_windows(len(store), context)) * context
     for first in range(0, len(starts), batch_seqs):
         part = starts[first : first + batch_seqs]
+        if objective is not None:
+            yield *objective.make(store, part, sequence_keys(part, seed=VALIDATION)), part + 1
+            continue
         tokens = store.windows(part, context + 1)
         yield tokens[:, :-1], tokens[:, 1:], part + 1
 
@@ -48,9 +74,11 @@ class HeldOut:
     data_hash: str
     true_logprob: None = None  # nobody knows the source of a text
 
-    def val_batches(self, *, context: int, batch_seqs: int) -> Iterator[Sequences]:
+    def val_batches(
+        self, *, context: int, batch_seqs: int, objective: Objective | None = None
+    ) -> Iterator[Sequences]:
         """Yield the tokens in whole sequences, see `sequences`."""
-        return sequences(self.val, context=context, batch_seqs=batch_seqs)
+        return sequences(self.val, context=context, batch_seqs=batch_seqs, objective=objective)
 
     def __repr__(self) -> str:
         """Return one line: name, text, tokens."""
@@ -88,7 +116,14 @@ class TokenData(DataFacts):
     sets: tuple[HeldOut, ...] = ()  # further held-out texts, by `data.validation`
 
     def batch(
-        self, step: int, *, batch_seqs: int, context: int, seed: int, rows: slice = slice(None)
+        self,
+        step: int,
+        *,
+        batch_seqs: int,
+        context: int,
+        seed: int,
+        rows: slice = slice(None),
+        objective: Objective | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return inputs and targets of one step.
 
@@ -101,9 +136,11 @@ class TokenData(DataFacts):
             context: tokens per sequence.
             seed: seed of the order.
             rows: the part of the batch to read; all of it by default.
+            objective: lays the sequences out; null: each token is to be predicted from those before.
 
         Returns:
-            Two int64 arrays [rows, context]; targets are inputs one token later.
+            Two int64 arrays, [rows, context] and targets one token later where nothing else is asked
+            for.
         """
         first, last, stride = rows.indices(batch_seqs)
         windows = count_windows(self.unique_tokens, context)
@@ -114,12 +151,18 @@ class TokenData(DataFacts):
             context=context,
             seed=seed,
         )
+        if objective is not None:
+            numbers = step * batch_seqs + np.arange(first, last, stride)
+            keys = sequence_keys(numbers, seed=seed)
+            return objective.make(self.train, starts[::stride], keys)
         tokens = self.train.windows(starts[::stride], context + 1)
         return tokens[:, :-1], tokens[:, 1:]
 
-    def val_batches(self, *, context: int, batch_seqs: int) -> Iterator[Sequences]:
+    def val_batches(
+        self, *, context: int, batch_seqs: int, objective: Objective | None = None
+    ) -> Iterator[Sequences]:
         """Yield the held-out tokens in whole sequences, see `sequences`."""
-        return sequences(self.val, context=context, batch_seqs=batch_seqs)
+        return sequences(self.val, context=context, batch_seqs=batch_seqs, objective=objective)
 
     def __repr__(self) -> str:
         """Return one line: source, tokens, vocabulary."""

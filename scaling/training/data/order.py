@@ -72,6 +72,18 @@ def permute(index: np.ndarray, size: int, *, seed: int, epoch: int = 0) -> np.nd
     return out.astype(np.int64)
 
 
+def sequence_keys(numbers: np.ndarray, *, seed: int) -> np.ndarray:
+    """Return uint64 keys of sequences: what is drawn for one depends on (seed, its number) alone."""
+    return _mix(np.asarray(numbers, np.uint64), _round_keys(seed, 0)[0])
+
+
+def draws(keys: np.ndarray, count: int, *, salt: int) -> np.ndarray:
+    """Return uint64 [len(keys), count]: independent uniform numbers, the same for the same key and salt."""
+    lots = _mix(keys, salt * 0x9E3779B97F4A7C15 & _MASK)
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0xD1342543DE82EF95)
+    return _mix(_mix(lots[:, None] ^ steps, salt), 0)
+
+
 def _feistel(index: np.ndarray, a: int, b: int, keys: tuple[int, ...]) -> np.ndarray:
     width = np.uint64(b)
     left: np.ndarray = index // width  # below a

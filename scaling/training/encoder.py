@@ -1,0 +1,164 @@
+"""Encoders and encoder-decoders, from the parts of the decoder.
+
+A batch is two arrays of whole numbers of one shape for every kind of model, inputs and targets;
+`objectives.py` lays them out. A target of IGNORE is not predicted.
+
+Shapes in names: B sequences, T positions, S positions of the encoder, U of the decoder, K predicted
+positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scaling.study.objective import IGNORE, first_length
+from scaling.study.shape import ModelShape
+from scaling.training.model import Transformer
+from scaling.training.parts import Block, CrossBlock, build_norm
+
+
+class Encoder(Transformer):
+    """Tokens in, every position seeing all others; losses of the chosen positions out.
+
+    With `shape.pairs` the halves of a sequence, told apart by a table, are also judged to follow each
+    other or not, from the first position (Devlin et al. 2019, arXiv:1810.04805).
+    """
+
+    causal = False
+
+    def __init__(
+        self, shape: ModelShape, *, attention: str = "sdpa", recompute: bool = False
+    ) -> None:
+        super().__init__(shape, attention=attention, recompute=recompute)
+        if shape.pairs:
+            self.segment = nn.Parameter(torch.empty(2, shape.width))
+            self.pool = nn.Linear(shape.width, shape.width)
+            self.pair = nn.Linear(shape.width, 2)
+
+    def forward(
+        self, tokens_BT: Tensor, targets_BT: Tensor | None = None, *, reduction: str = "mean"
+    ) -> Tensor:
+        """Return logits [B, T, V]; with targets, the cross-entropy of those that are not IGNORE.
+
+        Args:
+            tokens_BT: token indices, some of them hidden.
+            targets_BT: the hidden tokens, at most `shape.outputs` a sequence, IGNORE elsewhere; with
+                pairs, position 0 says whether the second half follows (1) or not (0).
+            reduction: `mean` gives one number, with pairs the sum of both losses; `none` one per token
+                [B, T], 0 where nothing is predicted, without the judgement of pairs.
+        """
+        h_BTD = self.read(tokens_BT)
+        if targets_BT is None:
+            return self.head(h_BTD)
+        words_BT = targets_BT
+        if self.shape.pairs:
+            words_BT = torch.cat([torch.full_like(targets_BT[:, :1], IGNORE), targets_BT[:, 1:]], 1)
+        # the head sees the chosen positions alone, a fixed number of them
+        chosen_BT = (words_BT != IGNORE).to(torch.uint8)
+        at_BK = chosen_BT.argsort(dim=1, descending=True, stable=True)[:, : self.shape.predicted]
+        h_BKD = h_BTD.gather(1, at_BK.unsqueeze(-1).expand(-1, -1, h_BTD.shape[-1]))
+        picked_BK = words_BT.gather(1, at_BK)
+        loss_BK = cross_entropy(self.head(h_BKD), picked_BK)
+        if reduction == "none":
+            return torch.zeros_like(loss_BK[:, :1]).repeat(1, words_BT.shape[1]).scatter(1, at_BK, loss_BK)  # fmt: skip
+        loss = loss_BK.sum() / (picked_BK != IGNORE).sum()
+        if self.shape.pairs:
+            loss = loss + F.cross_entropy(self.judge(h_BTD).float(), targets_BT[:, 0])
+        return loss
+
+    def read(self, tokens_BT: Tensor) -> Tensor:
+        """Return what is known of each position after the last norm [B, T, D]."""
+        x_BTD, turn_TQ2 = self.embed(tokens_BT)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, turn_TQ2)
+        h_BTD: Tensor = self.norm(x_BTD)
+        return h_BTD
+
+    def embed(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the stream as it begins; the halves of a pair are of one length, or nearly."""
+        x_BTD, turn_TQ2 = super().embed(tokens_BT)
+        if self.shape.pairs:
+            T = tokens_BT.shape[1]
+            second_T = (torch.arange(T, device=x_BTD.device) >= first_length(T)).long()
+            x_BTD = x_BTD + self.segment[second_T]
+        return x_BTD, turn_TQ2
+
+    def judge(self, h_BTD: Tensor) -> Tensor:
+        """Return logits [B, 2]: the second half does not follow the first, it does."""
+        judged: Tensor = self.pair(torch.tanh(self.pool(h_BTD[:, 0])))
+        return judged
+
+
+class EncoderDecoder(Transformer):
+    """What an encoder reads, a decoder writes; losses of what it should write.
+
+    Inputs are the encoder's S positions and behind them the decoder's.
+
+    Source: Raffel et al. 2020, arXiv:1910.10683; the parts are those of the other kinds.
+    """
+
+    def __init__(
+        self, shape: ModelShape, *, attention: str = "sdpa", recompute: bool = False
+    ) -> None:
+        super().__init__(shape, attention=attention, recompute=recompute)
+        self.encoder = nn.ModuleList(
+            Block(shape, attention, recompute, causal=False) for _ in range(shape.encoder_layers)
+        )
+        self.encoder_norm = build_norm(shape)
+
+    def build_blocks(self, attention: str, recompute: bool) -> nn.ModuleList:
+        """Return the decoder's layers."""
+        return nn.ModuleList(
+            CrossBlock(self.shape, attention, recompute) for _ in range(self.shape.layers)
+        )
+
+    def forward(
+        self, tokens_BT: Tensor, targets_BT: Tensor | None = None, *, reduction: str = "mean"
+    ) -> Tensor:
+        """Return logits [B, U, V]; with targets, the cross-entropy of those that are not IGNORE.
+
+        Args:
+            tokens_BT: `shape.source` tokens to read, then U tokens that were written so far.
+            targets_BT: IGNORE for each token to read, then the token that follows each written one.
+            reduction: `mean` gives one number, `none` one per token [B, T], 0 for those to read.
+        """
+        read_BS, written_BU = tokens_BT.split(
+            [self.shape.source, tokens_BT.shape[1] - self.shape.source], dim=1
+        )
+        logits_BUV = self.write(written_BU, self.read(read_BS))
+        if targets_BT is None:
+            return logits_BUV
+        targets_BU = targets_BT[:, self.shape.source :]
+        loss_BU = cross_entropy(logits_BUV, targets_BU)
+        if reduction == "none":
+            return F.pad(loss_BU, (self.shape.source, 0))
+        return loss_BU.sum() / (targets_BU != IGNORE).sum()
+
+    def read(self, tokens_BS: Tensor) -> Tensor:
+        """Return what the encoder makes of a source [B, S, D]."""
+        x_BSD, turn_TQ2 = self.embed(tokens_BS)
+        for block in self.encoder:
+            x_BSD = block(x_BSD, turn_TQ2)
+        memory_BSD: Tensor = self.encoder_norm(x_BSD)
+        return memory_BSD
+
+    def write(self, tokens_BU: Tensor, memory_BSD: Tensor) -> Tensor:
+        """Return logits [B, U, V] of the token after each written one."""
+        x_BUD, turn_TQ2 = self.embed(tokens_BU)
+        for block in self.blocks:
+            x_BUD = block(x_BUD, turn_TQ2, memory_BSD)
+        logits_BUV: Tensor = self.head(self.norm(x_BUD))
+        return logits_BUV
+
+
+def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """Return losses [B, T] in nats, float32; 0 where the target is IGNORE."""
+    loss_N = F.cross_entropy(
+        logits_BTV.flatten(0, 1).float(),
+        targets_BT.flatten(),
+        ignore_index=IGNORE,
+        reduction="none",
+    )
+    return loss_N.view_as(targets_BT)
