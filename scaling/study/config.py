@@ -76,7 +76,7 @@ class ObjectiveConfig:
     """What a model learns to predict, and from what."""
 
     name: str | None = _key(None, "", "next_token; masked: some tokens from all others; span_corruption: cut-out spans. Null: next_token for a decoder, masked for an encoder, span_corruption for an encoder_decoder.", choices=("next_token", "masked", "span_corruption"))
-    rate: float = _key(0.15, "share of tokens", "masked, span_corruption: how many are predicted.", above=0, most=0.9)
+    rate: float = _key(0.15, "share of tokens", "masked, span_corruption: how many are predicted.", above=0, most=1)
     masking: str = _key("bert", "", "masked: what takes a chosen token's place. bert: 80 % the mask, 10 % a random token, 10 % itself; plain: always the mask.", choices=("bert", "plain"))
     next_sentence: bool = _key(False, "", "masked: also tell whether the second half of a sequence follows the first.")
     span: float = _key(3.0, "tokens", "span_corruption: mean length of a span.", least=1)

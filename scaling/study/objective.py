@@ -83,7 +83,7 @@ def _masked(objective: ObjectiveConfig, context: int) -> Layout:
     return Layout(
         objective="masked",
         specials=specials,
-        outputs=max(1, round(objective.rate * words)),
+        outputs=min(words, max(1, round(objective.rate * words))),
         pairs=objective.next_sentence,
     )
 
