@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -228,9 +227,15 @@ def compose_sweep(arguments: Sequence[str]) -> Sweep:
             parsed,
             lambda extra: without_hydra(compose("train", [*plain, *extra])),
         )
-        return replace(sweep, jobs=local_workers(composed) or 1)
+        return replace(sweep, jobs=_jobs_at_once(composed))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from None
+
+
+def _jobs_at_once(cfg: DictConfig) -> int:
+    from scaling.cli.workers import local_workers  # which reads what is composed here
+
+    return local_workers(cfg) or 1
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
@@ -243,12 +248,6 @@ def to_mapping(node: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
-
-
-def local_workers(cfg: DictConfig) -> int | None:
-    """How many runs the launcher trains at once on this machine, where it is joblib; else null."""
-    jobs = OmegaConf.select(cfg, "hydra.launcher.n_jobs", default=None)
-    return None if jobs is None else int(jobs) if int(jobs) > 0 else os.cpu_count() or 1
 
 
 def expand(

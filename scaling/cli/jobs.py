@@ -61,7 +61,7 @@ def arrange_jobs(runs: Sequence[tuple[Point, RunPlan]], *, workers: int | None =
     """
     points = {plan.run_id: point for point, plan in runs}
     jobs = []
-    for trunks in _programs([plan for _, plan in runs], workers):
+    for trunks in find_programs([plan for _, plan in runs], workers):
         plans = tuple(p for trunk in trunks for p in trunk.runs)
         jobs.append(Job(tuple(points[p.run_id] for p in plans), plans))
     return sorted(jobs, key=lambda job: -job.flops)
@@ -71,14 +71,14 @@ def stack_sizes(plans: Sequence[RunPlan], *, workers: int) -> dict[str, int]:
     """Return, by run id, how many models train in the program of each run, its own included."""
     return {
         plan.run_id: len(trunks)
-        for trunks in _programs(plans, workers)
+        for trunks in find_programs(plans, workers)
         for trunk in trunks
         for plan in trunk.runs
     }
 
 
-def _programs(plans: Sequence[RunPlan], workers: int | None) -> Iterator[list[Trunk]]:
-    """Yield the trunks that train as one program; see `arrange_jobs`."""
+def find_programs(plans: Sequence[RunPlan], workers: int | None) -> Iterator[list[Trunk]]:
+    """Yield, for each job, the trunks that train in it as one program; see `arrange_jobs`."""
     alike: dict[str, list[Trunk]] = {}
     for trunk in find_trunks(plans):
         alike.setdefault(_program_key(trunk.parent), []).append(trunk)

@@ -13,7 +13,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from scaling.cli.compose import Point, Sweep, expand, local_workers, to_mapping, without_hydra
+from scaling.cli.compose import Point, Sweep, expand, to_mapping, without_hydra
 from scaling.cli.evaluate import unscored
 from scaling.cli.followers import find_followers
 from scaling.cli.handover import Queue, hand_over
@@ -30,6 +30,7 @@ from scaling.cli.standing import (
     find_strays,
 )
 from scaling.cli.stopping import stop_together
+from scaling.cli.workers import local_workers
 from scaling.study.config import RunConfig
 from scaling.study.errors import ConfigError
 from scaling.study.plan import RunPlan, make_plan
@@ -94,7 +95,7 @@ def run_sweep(
         set_failed(hand_over(sweep.name, folder, missing, launcher, done=done))
         return []
     show = sweep_progress(plans, done=done) if is_first() else nullcontext()
-    apart = (local_workers(cfg) or 1) > 1  # one worker is this process itself
+    workers, apart = prepare_launcher(launcher, plans, workers=local_workers(cfg))
     with stop_together(plans) if apart else nullcontext():
         # 3. text once, before several processes ask for it at once
         if is_first():
@@ -107,7 +108,7 @@ def run_sweep(
 
         with show:
             results, failed = train_in_rounds(
-                sweep.name, missing, launch, workers=local_workers(cfg), share=find_place() is None,
+                sweep.name, missing, launch, workers=workers, share=find_place() is None,
                 before=before, follow=lambda: find_followers(planned),
             )  # fmt: skip
 
@@ -138,6 +139,25 @@ def _say_standing(
     for text in (describe_spent(standings), describe_strays(strays, folder)):
         if text:
             say(f"{name}: {text}", file=sys.stderr)
+
+
+def prepare_launcher(
+    launcher: Any, plans: Sequence[RunPlan], *, workers: int | None
+) -> tuple[int | None, bool]:
+    """Let a launcher of ours see what it is to train.
+
+    Args:
+        launcher: Hydra's. Ours have `prepare(plans)`, which returns how many train at once, and
+            `apart`, whether the workers are this process's children.
+        plans: what will be trained.
+        workers: how many other launchers train at once here; null if that is not known.
+
+    Returns:
+        How many train at once, null if unknown, and whether in child processes.
+    """
+    if not hasattr(launcher, "prepare"):
+        return workers, (workers or 1) > 1  # one worker is this process itself
+    return launcher.prepare(plans), bool(launcher.apart)
 
 
 def _check_launch(cfg: DictConfig, launcher: Launcher) -> None:
