@@ -167,6 +167,8 @@ def describe_run(record: RunRecord, folder: str) -> str:
     parts = [f"validation loss {_scored(record.val_loss, record.val_loss_se, record.vocab)}"]
     if record.val_perplexity is not None:
         parts.append(f"perplexity {record.val_perplexity:.3g}")
+    if record.val_pseudo_perplexity is not None:
+        parts.append(f"pseudo-perplexity {record.val_pseudo_perplexity:.3g} ({record.objective})")
     if record.val_bits_per_byte is not None:
         parts.append(f"{record.val_bits_per_byte:.3f} bits/byte")
     if record.val_excess is not None:
@@ -177,6 +179,9 @@ def describe_run(record: RunRecord, folder: str) -> str:
         line = f"  val_loss_{name} {_scored(scores.get('loss'), scores.get('se'), record.vocab)}"
         per_byte = scores.get("bits_per_byte")
         lines.append(line + (f", {per_byte:.3f} bits/byte" if per_byte is not None else ""))
+    for name, found in (record.measures or {}).items():
+        error = f" (± {found['se']:.3g})" if found.get("se") is not None else ""
+        lines.append(f"  {name} {found['value']:.4g}{error}, {found['better']} is better")
     return "\n".join([*lines, f"  {folder}"])
 
 

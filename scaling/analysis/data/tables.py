@@ -72,17 +72,21 @@ def read_folder(root: Path) -> tuple[pd.DataFrame, list[Problem]]:
 
 
 def set_columns(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of a record's further validation sets.
+    """Return the columns of a record's further validation sets and measures.
 
     Returns:
-        For a set NAME: val_loss_NAME and val_se_NAME [nats/token], val_bpb_NAME [bits/byte].
+        For a set NAME: val_loss_NAME and val_se_NAME [nats/token], val_bpb_NAME [bits/byte]; for a
+        measure NAME: NAME and NAME_se, in its own unit.
     """
     kinds = {"val_loss": "loss", "val_se": "se", "val_bpb": "bits_per_byte"}
-    return {
+    sets = {
         f"{column}_{name}": values.get(key)
         for name, values in (record.get("val_sets") or {}).items()
         for column, key in kinds.items()
     }
+    for name, values in (record.get("measures") or {}).items():
+        sets |= {name: values.get("value"), f"{name}_se": values.get("se")}
+    return sets
 
 
 def read_table(path: Path) -> pd.DataFrame:
