@@ -4,8 +4,16 @@
   scaling plan model.params=40M budget.flops=1e17
   scaling plan model.params=1M,4M budget.tokens=20M    a grid; -m, which train wants, may stand or not
   scaling plan quickstart calibrate=false              no time estimate, no measuring
+  scaling plan isoflop simulate=false                  no simulation of what the design will tell
+  scaling plan isoflop price.device=h100 price.mfu=0.4 price.rate=2.5       hours and money
+  scaling plan isoflop simulate.law=results/isoflop/fit.json                simulated from your own fit
 
 Times come from a few real steps of the sweep's shapes on this machine (under a minute, then remembered).
+A design is simulated from a plausible law with noise and fitted many times, which says how sure it will
+be of the exponent and the optimum; what it cannot answer is warned of.
+
+Keys of planning alone, which no run sees:
+{keys}
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from scaling.study.config import TrainConfig
+from scaling.study.devices import find_peak
 from scaling.study.errors import ConfigError
 from scaling.study.flops import flops_per_token
 from scaling.study.shape import ModelShape
@@ -39,15 +40,6 @@ MATMUL_CONTEXT = 512
 
 # Tokens per forward pass: enough to fill the device, few enough to stay in its caches or memory.
 MICRO_TOKENS = {"cpu": 8192, "cuda": 65_536}
-
-# Dense bfloat16 peak in FLOPs/s with float32 accumulation, no sparsity. Source: NVIDIA data sheets
-# (V100: float16; consumer cards: the Ada and Ampere architecture white papers).
-PEAK_FLOPS = {
-    "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
-    "A100": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "A10G": 70e12, "A10": 125e12,
-    "V100": 125e12, "T4": 65e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
-}  # fmt: skip
-
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -90,8 +82,8 @@ class Engine:
         """Return the devices' bfloat16 peak in FLOPs/s; null where it is not known (every CPU)."""
         if self.device.type != "cuda" or self.precision != "bfloat16":
             return None
-        name = self.name()
-        return next((self.devices * peak for n, peak in PEAK_FLOPS.items() if n in name), None)
+        peak = find_peak(self.name())
+        return None if peak is None else self.devices * peak
 
     def peak_memory(self) -> int:
         """Return the most memory in bytes that the device (or on CPU this process) has held."""

@@ -10,7 +10,10 @@ from scaling.study.config import DataConfig
 from scaling.study.errors import DataError, ScalingError
 from scaling.study.plan import RunPlan
 from scaling.training.data import DataFacts, describe
+from scaling.training.data.store import token_dtype
 from scaling.training.data.texts import is_streamed, text_files, text_identity
+
+STDLIB_BYTES = 12e6  # of Python's own sources; 3.10 to 3.13 have 10 to 12 million
 
 
 def foresee(plans: Iterable[RunPlan]) -> dict[str, list[RunPlan]]:
@@ -33,6 +36,21 @@ def foresee(plans: Iterable[RunPlan]) -> dict[str, list[RunPlan]]:
         if reason:
             refused.setdefault(reason, []).append(plan)
     return refused
+
+
+def store_bytes(data: DataConfig) -> float | None:
+    """Return the disk that a data set's tokens will take at most [bytes]; 0 where they are there already.
+
+    Null where it cannot be known without reading: compressed files, streams.
+
+    Raises:
+        ScalingError: the text is not there.
+    """
+    if data.source == "zipf_memory" or describe(data) is not None:
+        return 0.0
+    text = data.unique_tokens if data.source == "text" else data.size
+    most = STDLIB_BYTES if data.source == "stdlib" else _most_tokens(data) or text
+    return (most + data.val_tokens) * token_dtype(data.vocab).itemsize if most else None
 
 
 def _look(data: DataConfig) -> int | DataFacts | str | None:
