@@ -49,6 +49,7 @@ _NAMES = {
     "scoreboard": "scaling.analysis.forecasts.settling",
     "next_sweep": "scaling.analysis.allocation.design",
     "simulate": "scaling.analysis.data.simulation",
+    "simulate_design": "scaling.analysis.designs.simulation",
     "sensitivity": "scaling.analysis.audits.multiverse",
     "audit": "scaling.analysis.audits.auditing",
     "seed_noise": "scaling.analysis.fits.replicates",

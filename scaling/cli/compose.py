@@ -214,6 +214,7 @@ class Sweep:
     points: list[Point]
     base: DictConfig
     jobs: int = 1  # runs at once, as the launcher says
+    asked: int = 0  # points as they were written, those that say the same included
 
 
 def compose_sweep(arguments: Sequence[str]) -> Sweep:
@@ -274,7 +275,7 @@ def expand(
     points = [Point(run, _config_of(values, run, recompose)) for run in _unique(runs)]
     if design.trunks:
         points = _with_horizons(points)
-    return Sweep(name=str(base.sweep), design=design, points=points, base=base)
+    return Sweep(name=str(base.sweep), design=design, points=points, base=base, asked=len(runs))
 
 
 def _with_horizons(points: list[Point]) -> list[Point]:

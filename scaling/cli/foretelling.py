@@ -102,9 +102,7 @@ def _simulate(sweep: Sweep, plans: Sequence[RunPlan], config: SimulateConfig) ->
         def show(done: int) -> None:
             progress.update(task, completed=done, total=usual_studies(points))
 
-        return simulate_design(
-            points, law, noise=noise, target=_target(sweep), on_progress=show
-        )
+        return simulate_design(points, law, noise=noise, target=_target(sweep), on_progress=show)
 
 
 def _flops(plan: RunPlan) -> float:
@@ -122,7 +120,7 @@ def _target(sweep: Sweep) -> float | tuple[float, float] | None:
         return None
     base = sweep.points[0].config
     keys = ("budget.tokens", "budget.flops", "budget.tokens_per_param")
-    cleared = {k: None for k in keys} if any(k in wanted for k in keys) else {}
+    cleared = dict.fromkeys(keys) if any(k in wanted for k in keys) else {}
     plan = make_plan(base.replace(**{**cleared, **wanted}))
     return float(plan.params), float(plan.tokens)
 
@@ -152,7 +150,9 @@ def _given_law(config: SimulateConfig) -> Any:
     try:
         surface = Surface.published("chinchilla", config.law)
     except FitError as error:
-        raise ConfigError(f"simulate.law: {error} Or give a saved fit, results/SWEEP/fit.json.") from None
+        raise ConfigError(
+            f"simulate.law: {error} Or give a saved fit, results/SWEEP/fit.json."
+        ) from None
     return Truth(surface, large_truth().noise, f"{config.law} ({surface.conventions})")
 
 
@@ -161,7 +161,11 @@ def asked_settings(plans: Sequence[RunPlan]) -> pd.DataFrame:
     import pandas as pd
 
     rows = [
-        {k.name: v for k, v in config_values(p.config) if k.numbers and not k.name.startswith(_SIZES)}
+        {
+            k.name: v
+            for k, v in config_values(p.config)
+            if k.numbers and not k.name.startswith(_SIZES)
+        }
         for p in plans
     ]
     frame = pd.DataFrame(rows)
@@ -210,7 +214,9 @@ def _tuning(plans: Sequence[RunPlan]) -> list[str]:
         rule = make_plan(free).lr
         if not rates[0] < rule < rates[-1]:
             span = f"{rates[0]:.3g} to {rates[-1]:.3g}"
-            missed.setdefault(span, []).append(f"{format_quantity(group[0].params)} (rule {rule:.3g})")
+            missed.setdefault(span, []).append(
+                f"{format_quantity(group[0].params)} (rule {rule:.3g})"
+            )
     return [
         warn("W-TUNE", f"rates {span} do not enclose the rule's for N = {', '.join(dict.fromkeys(sizes))}: the best may lie outside. Widen optim.lr or optim.lr_scale.")
         for span, sizes in missed.items()

@@ -23,13 +23,19 @@ from collections.abc import Sequence
 from scaling.cli import known_sweep, split_sweep, without_multirun
 from scaling.cli.compose import Sweep, compose_sweep
 from scaling.cli.estimate import Estimate, estimate_seconds
+from scaling.cli.foretelling import SimulateConfig, foretell
+from scaling.cli.plankeys import describe_keys, take_plan_keys
+from scaling.cli.pricing import describe_identical, price_lines
 from scaling.cli.sweep import unique_plans
+from scaling.study.errors import FitError
 from scaling.study.plan import RunPlan
 from scaling.study.record import is_finished
 from scaling.study.rules import timescale_rule
 from scaling.study.table import Table
 from scaling.study.trunks import branch_step, describe_rules, describe_saving, find_trunks
 from scaling.study.units import format_duration, format_flops, format_quantity
+
+__doc__ = (__doc__ or "").replace("{keys}", describe_keys())
 
 OFF = 0.002  # target and actual are both shown where they differ by more
 
@@ -39,19 +45,35 @@ MOST_WARNINGS = 3  # of runs that training will refuse; the others are counted
 def run_plan(arguments: Sequence[str]) -> int:
     """Print one line per run and the totals."""
     name, rest = split_sweep(without_multirun(arguments))
-    measure = "calibrate=false" not in rest
-    rest = [a for a in rest if not a.startswith("calibrate=")]
+    keys, rest = take_plan_keys(rest)
     sweep = compose_sweep([*([f"sweeps={known_sweep(name)}"] if name else []), *rest])
     plans = [plan for _, plan in unique_plans(sweep.points)]
-    estimate = estimate_seconds(plans, sweep.jobs) if measure else None
-    print("\n".join([describe_plan(sweep, plans, estimate), *_refusals(plans)]))
+    estimate = estimate_seconds(plans, sweep.jobs) if keys.calibrate else None
+    told = [
+        *describe_identical(sweep.asked, len(plans)),
+        *price_lines(plans, keys.config.price, estimate),
+    ]
+    if keys.simulate and len(plans) > 1:
+        told += _foretold(sweep, plans, keys.config.simulate)
+    print("\n".join([describe_plan(sweep, plans, estimate, told), *_refusals(plans)]))
     return 0
 
 
-def describe_plan(sweep: Sweep, plans: Sequence[RunPlan], estimate: Estimate | None) -> str:
-    """Return the plan in text: question, table (one run: everything about it), totals."""
+def _foretold(sweep: Sweep, plans: Sequence[RunPlan], config: SimulateConfig) -> list[str]:
+    """Say what the design will tell; what makes it impossible to say is a line, not the end of the plan."""
+    try:
+        return foretell(sweep, plans, config)
+    except FitError as error:
+        return [f"Not simulated: {error}"]
+
+
+def describe_plan(
+    sweep: Sweep, plans: Sequence[RunPlan], estimate: Estimate | None, more: Sequence[str] = ()
+) -> str:
+    """Return the plan in text: question, table (one run: everything about it), totals, and more lines."""
     if len(plans) == 1:
-        return "\n\n".join([_one_run(plans[0], estimate).text(), totals(plans, estimate)])
+        lines = "\n".join([totals(plans, estimate), *more])
+        return "\n\n".join([_one_run(plans[0], estimate).text(), lines])
     header = (
         "run",
         "N",
@@ -79,7 +101,7 @@ def describe_plan(sweep: Sweep, plans: Sequence[RunPlan], estimate: Estimate | N
     rules = describe_rules(plans) if sweep.design.trunks else []
     where = f"Records: {plans[0].folder.parent}"
     table = Table(header, rows, note=note).text()
-    return "\n".join([*head, table, "", totals(plans, estimate), *rules, where])
+    return "\n".join([*head, table, "", totals(plans, estimate), *rules, *more, where])
 
 
 def _refusals(plans: Sequence[RunPlan]) -> list[str]:

@@ -96,7 +96,7 @@ def _hours(
 
 
 def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.01 else "under 0.01"
 
 
 def _find_use(
@@ -137,7 +137,9 @@ def _by_timing(
     if engine is None or engine.device.type != "cuda" or (device or "") not in engine.name():
         return None
     peak = find_peak(engine.name())
-    seconds = sum(estimate.seconds[p.run_id] - estimate.validation.get(p.run_id, 0.0) for p in plans)
+    seconds = sum(
+        estimate.seconds[p.run_id] - estimate.validation.get(p.run_id, 0.0) for p in plans
+    )
     if peak is None or seconds <= 0:
         return None
     mfu = sum(p.flops_counted for p in plans) / peak / seconds

@@ -30,6 +30,7 @@ from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import explain, register_schema, search_path_override, to_run_config
 from scaling.cli.evaluate import even_guess, unscored
 from scaling.cli.jobs import TOGETHER, further_configs
+from scaling.cli.plankeys import is_plan_key
 from scaling.cli.progress import run_progress, say
 from scaling.cli.stopping import leave_if_orphaned, save_if_orphaned
 from scaling.study.errors import ConfigError, FollowedError, ScalingError
@@ -46,9 +47,10 @@ def run_train(arguments: Sequence[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     name, rest = split_sweep(arguments)
-    if any(a.startswith("calibrate=") for a in rest):
+    of_planning = [a.partition("=")[0] for a in rest if is_plan_key(a)]
+    if of_planning:
         raise ConfigError(
-            "calibrate: belongs to `scaling plan`, which times a few steps; training times nothing. Leave it out."
+            f"{of_planning[0]}: belongs to `scaling plan`, which times a few steps, prices and simulates; training does none of it. Leave it out."
         )
     if name is not None:
         sweeping = [] if any(a in _LOOKING for a in rest) else ["-m"]

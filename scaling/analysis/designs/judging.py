@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scaling.analysis.allocation.decided import FAR
+from scaling.analysis.data.runs import Runs
 from scaling.analysis.designs.simulation import DesignStudy
 from scaling.analysis.designs.truths import Truth
 from scaling.analysis.frontier.minima import SAME_BUDGET, group_budgets
@@ -66,9 +67,9 @@ def _compute(frame: pd.DataFrame) -> Iterator[str]:
         yield warn("W-BUDGETS", f"compute spans a factor {high / low:.2g} only ({format_flops(low)} to {format_flops(high)} FLOPs); an exponent needs a decade, better two.")  # fmt: skip
 
 
-def _budgets(runs: object, truth: Truth, cost: Cost) -> Iterator[str]:
+def _budgets(runs: Runs, truth: Truth, cost: Cost) -> Iterator[str]:
     """Too few budgets, budgets too close, too few sizes, and windows that miss the optimum."""
-    points = group_budgets(runs)  # type: ignore[arg-type]
+    points = group_budgets(runs)
     groups = [g for _, g in points.groupby("budget")]
     C = np.array([float(np.exp(np.log(g["C"]).mean())) for g in groups])
     if len(C) < LEAST_BUDGETS:
@@ -103,15 +104,19 @@ def judge_settings(N: np.ndarray, asked: pd.DataFrame | None) -> list[str]:
     Args:
         N: sizes, a run each; asked: settings that were asked for, a column each.
     """
-    found = []
-    for name in asked.columns if asked is not None else ():
+    found: list[str] = []
+    if asked is None:
+        return found
+    for name in asked.columns:
         values = asked[name].map(str).to_numpy()
         different = len(set(values))
         by_size = {n: set(values[n == N]) for n in np.unique(N)}
         if different < 2 or len(by_size) < 2 or any(len(v) > 1 for v in by_size.values()):
             continue
         sizes = ", ".join(f"{format_quantity(n)}: {next(iter(by_size[n]))}" for n in list(by_size)[:SHOWN])  # fmt: skip
-        cure = "Leave it to its rule" if name.startswith("optim.") else "Give all sizes the same value"
+        cure = (
+            "Leave it to its rule" if name.startswith("optim.") else "Give all sizes the same value"
+        )
         found.append(
             warn("W-DESIGN", f"{name} changes with the size and with nothing else ({sizes}{', ...' * (len(by_size) > SHOWN)}): what is due to which cannot be told. {cure}, or run each size with each value.")
         )  # fmt: skip

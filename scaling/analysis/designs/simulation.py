@@ -95,10 +95,15 @@ class DesignStudy:
         names = list(self.estimates[0].truth)
         header = ["fitted by", *(f"{n}, within" for n in names)]
         rows = [
-            [e.how, *(f"{e.within(n, level=self.level):.3g}" if n in e.truth else "-" for n in names)]
+            [
+                e.how,
+                *(f"{e.within(n, level=self.level):.3g}" if n in e.truth else "-" for n in names),
+            ]
             for e in self.estimates
         ]
-        return Table(header, rows, title="What the design will tell", note="\n".join(self.describe()))
+        return Table(
+            header, rows, title="What the design will tell", note="\n".join(self.describe())
+        )
 
     def describe(self) -> list[str]:
         """Say in a few lines what was simulated and what came out."""
@@ -121,7 +126,11 @@ class DesignStudy:
         if "R_D" in estimate.truth:
             parts.append(f"R_D = {estimate.truth['R_D']:g} {_factor(estimate.within('R_D', level=self.level))}")  # fmt: skip
         if "loss" in estimate.truth:
-            where = "loss there" if "N" in estimate.truth else f"loss at {format_flops(self.target)} FLOPs"
+            where = (
+                "loss there"
+                if "N" in estimate.truth
+                else f"loss at {format_flops(self.target)} FLOPs"
+            )
             parts.append(f"{where} within {_digits(estimate.within('loss', level=self.level))} nats/token")  # fmt: skip
         tail = f" ({100 * self.level:g} % of studies)" if first else ""
         return f"{estimate.how}: {'; '.join(parts)}{tail}."
@@ -196,7 +205,9 @@ def _read_points(points: Mapping[str, Any] | pd.DataFrame | Runs) -> pd.DataFram
     """Return columns N, tokens, C and unique_tokens, each run once."""
     if isinstance(points, Runs):
         points = points.fit_rows
-    columns = {k: np.asarray(points[k], float) for k in ("N", "D", "C", "unique_tokens") if k in points}
+    columns = {
+        k: np.asarray(points[k], float) for k in ("N", "D", "C", "unique_tokens") if k in points
+    }
     if not {"N", "D"} <= set(columns) or len({v.shape for v in columns.values()}) != 1:
         raise FitError(
             f"simulate_design: needs N and D, a value per run each; got {', '.join(f'{k} {v.shape}' for k, v in columns.items()) or 'neither'}."
@@ -277,7 +288,9 @@ def _quantities(
     """Return what is asked of a law: a, N* at the budget, the loss at a place, R_D."""
     found: dict[str, np.ndarray] = {}
     with np.errstate(all="ignore"):
-        if "U" in law.inputs:  # what repeats are worth, and the longest training on the largest text
+        if (
+            "U" in law.inputs
+        ):  # what repeats are worth, and the longest training on the largest text
             unique = runs.column(law.columns["U"])
             last = int(np.argmax(runs.C))
             found["R_D"] = params["R_D"]
