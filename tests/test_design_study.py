@@ -9,7 +9,7 @@ import pytest
 import scaling as sl
 from scaling.analysis.allocation.decided import Surface
 from scaling.analysis.data.simulation import isoflop_grid
-from scaling.analysis.designs.judging import judge_design, judge_settings
+from scaling.analysis.designs.judging import judge_design, judge_settings, noise_width
 from scaling.analysis.designs.simulation import simulate_design
 from scaling.analysis.designs.truths import plausible_truth
 from scaling.analysis.traps import codes
@@ -137,3 +137,11 @@ def test_repeated_text_is_simulated_by_a_law_of_repeats():
 def test_unusable_designs_are_refused(points, law, noise, said):
     with pytest.raises(FitError, match=said):
         simulate_design(points, law, noise=noise)
+
+
+def test_noise_width_is_that_of_sds_drawn():
+    rng = np.random.default_rng(3)
+    sd = np.sqrt(rng.chisquare(14, 40_000) / 14)
+    width = noise_width(14)
+    # chi squared puts 5 % beyond each side; the wider side's factor is taken, so 90 to 95 % lie within
+    assert 0.9 <= np.mean((sd < width) & (sd > 1 / width)) < 0.96

@@ -24,6 +24,9 @@ train: {keep_checkpoint: true}
 """
 
 
+FEW = "simulate.studies=20"  # what is asserted is no width
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     (tmp_path / "sweeps").mkdir()
@@ -120,7 +123,7 @@ def profile(place):
 
 
 def test_plan_foretells_what_a_design_will_say(profile, capsys):
-    assert main(["plan", "profile", "calibrate=false", "simulate.noise=0.01"]) == 0
+    assert main(["plan", "profile", "calibrate=false", "simulate.noise=0.01", FEW]) == 0
     text = capsys.readouterr().out
     assert re.search(r"a = 0\.\d\d ± 0\.\d+; N\* at 1e13 FLOPs within a factor \d", text)
     assert main(["plan", "profile", "calibrate=false", "simulate=false"]) == 0
@@ -129,7 +132,7 @@ def test_plan_foretells_what_a_design_will_say(profile, capsys):
 
 def test_plan_simulates_the_law_that_is_given(profile, capsys):
     law = ["E=1", "A=400", "B=400", "alpha=0.5", "beta=0.5"]
-    assert main(["plan", "profile", "calibrate=false", *(f"simulate.{k}" for k in law)]) == 0
+    assert main(["plan", "profile", "calibrate=false", FEW, *(f"simulate.{k}" for k in law)]) == 0
     assert "a = 0.50 ±" in capsys.readouterr().out
     assert main(["plan", "profile", "calibrate=false", "simulate.E=1"]) == 1
     assert "simulate.A" in capsys.readouterr().err
@@ -146,7 +149,7 @@ def test_plan_warns_of_rates_set_by_hand_for_each_size(place, capsys):
             for d in ("1M", "4M", "16M")
         )
     )
-    assert main(["plan", "byhand", "calibrate=false"]) == 0
+    assert main(["plan", "byhand", "calibrate=false", FEW]) == 0
     assert (
         "W-DESIGN: optim.lr changes with the size and with nothing else (10k: 0.01"
         in capsys.readouterr().out

@@ -37,6 +37,7 @@ class SimulateConfig:
     alpha: float | None = _key(None, "", "See simulate.E.", above=0)
     beta: float | None = _key(None, "", "See simulate.E.", above=0)
     noise: float | None = _key(None, "", "SD of ln loss of one run; null: that of the law's own runs.", above=0, most=1)
+    studies: int | None = _key(None, "", "How many studies are simulated; null: 200, or 80 where that is slow.", least=10)
     # fmt: on
 
 
@@ -100,9 +101,16 @@ def _simulate(sweep: Sweep, plans: Sequence[RunPlan], config: SimulateConfig) ->
         task = progress.add_task("simulating the design", total=None)
 
         def show(done: int) -> None:
-            progress.update(task, completed=done, total=usual_studies(points))
+            progress.update(task, completed=done, total=config.studies or usual_studies(points))
 
-        return simulate_design(points, law, noise=noise, target=_target(sweep), on_progress=show)
+        return simulate_design(
+            points,
+            law,
+            noise=noise,
+            target=_target(sweep),
+            studies=config.studies,
+            on_progress=show,
+        )
 
 
 def _flops(plan: RunPlan) -> float:
@@ -181,7 +189,7 @@ def _all_fresh(plans: Sequence[RunPlan]) -> bool:
 
 def _noise_line(plans: Sequence[RunPlan]) -> list[str]:
     """Say how well repeated seeds will tell the noise: the interval of an SD by chi squared."""
-    from scipy import stats
+    from scaling.analysis.designs.judging import noise_width
 
     groups: dict[str, int] = {}
     for plan in plans:
@@ -190,10 +198,9 @@ def _noise_line(plans: Sequence[RunPlan]) -> list[str]:
     freedom = sum(n - 1 for n in repeated)
     if not freedom or len(repeated) < len(groups):
         return []
-    low, high = ((freedom / stats.chi2.ppf(q, freedom)) ** 0.5 for q in (0.95, 0.05))
     return [
         f"Noise floor: {len(repeated)} settings with {format_quantity(freedom)} degrees of freedom tell the SD between seeds "
-        f"within a factor {max(high, 1 / low):.2g} (90 %, chi squared)."
+        f"within a factor {noise_width(freedom):.2g} (90 %, chi squared)."
     ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from scaling.analysis.allocation.decided import FAR
 from scaling.analysis.data.runs import Runs
@@ -121,6 +122,14 @@ def judge_settings(N: np.ndarray, asked: pd.DataFrame | None) -> list[str]:
             warn("W-DESIGN", f"{name} changes with the size and with nothing else ({sizes}{', ...' * (len(by_size) > SHOWN)}): what is due to which cannot be told. {cure}, or run each size with each value.")
         )  # fmt: skip
     return found
+
+
+def noise_width(freedom: int, *, level: float = 0.9) -> float:
+    """Return the factor within which so many degrees of freedom tell an SD, by chi squared."""
+    low, high = (
+        (freedom / stats.chi2.ppf(q, freedom)) ** 0.5 for q in ((1 + level) / 2, (1 - level) / 2)
+    )
+    return float(max(high, 1 / low))
 
 
 def _names(budgets: Sequence[float] | np.ndarray) -> str:
