@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # one thread per process and no network: the same on every machine
 TEST_ENV := WANDB_MODE=offline HF_HUB_OFFLINE=1 MPLBACKEND=Agg OMP_NUM_THREADS=1
 
-.PHONY: help setup demo test test-slow lint types bench constraints clean
+.PHONY: help setup demo test test-slow test-slurm lint types bench constraints clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -20,6 +20,9 @@ test: $(VENV)/.ready-test  ## set up what is missing and run the tests
 
 test-slow: $(VENV)/.ready-test  ## the slower tests too
 	$(TEST_ENV) $(BIN)/python -m pytest -m "slow or not slow"
+
+test-slurm: $(VENV)/.ready-test  ## a private Slurm on this machine, installed where that may be; else says why not
+	$(TEST_ENV) $(BIN)/python -m pytest -m slurm tests/test_slurm.py
 
 lint: setup  ## ruff: errors and layout
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,8 +19,10 @@ from scaling.study.config import RunConfig
 from scaling.study.errors import BusyError, FollowedError, RecordError, TrainError
 from scaling.study.plan import RunPlan, make_plan
 from scaling.study.record import is_finished, read_record
+from scaling.study.retries import count_tries
 from scaling.training.claim import WATCH, find_claim
 from scaling.training.interrupt import NOTICES, leave
+from scaling.training.place import find_place
 
 FRUITLESS = 3  # lives in a row without a step or a finished run, after which a job stops
 REQUEUE = signal.SIGUSR2  # submitit's signal before a time limit
@@ -126,31 +129,50 @@ def is_wanted() -> bool:
 
 
 def _train_group(plans: list[RunPlan], problems: list[str]) -> None:
-    """Train a group; an error is added to `problems`."""
+    """Train a group, as often as its runs have tries; the last error is added to `problems`."""
+    while plans:
+        say(f"training {_names(plans)}")
+        error = _try(plans)
+        failed = [p for p in plans if error is not None and not is_finished(p.folder)]
+        plans = [p for p in failed if _has_tries(p)]
+        if lost := [p for p in failed if p not in plans]:
+            problems.append(f"{_names(lost)}: {type(error).__name__}: {error}")
+
+
+def _try(plans: list[RunPlan]) -> Exception | None:
+    """Train a group once; returns what went wrong."""
     from scaling.training.trainer import train_together
 
-    say(f"training {_names(plans)}")
     try:
         records = train_together(plans, on_progress=_print_losses())
     except (BusyError, FollowedError) as error:  # another process has it, or says what is wrong
         say(str(error))
-        return
+        return None
     except Exception as error:  # the trainer has written it into the record; others go on
-        problems.append(f"{_names(plans)}: {type(error).__name__}: {error}")
-        say(problems[-1])
-        return
+        say(f"{_names(plans)}: {type(error).__name__}: {error}", file=sys.stderr)
+        return error
     for record in records:
         loss = "" if record.val_loss is None else f", loss {record.val_loss:.4f}"
         say(f"{record.run_id}: {record.status}{loss}")
+    return None
+
+
+def _has_tries(plan: RunPlan) -> bool:
+    """Whether a run that failed may go better at once; processes of one run have to stay in step."""
+    try:
+        record = read_record(plan.folder)
+    except RecordError:
+        return False
+    failed = record.status == "failed" and find_place() is None
+    return failed and count_tries(record, plan.config).patient
 
 
 def is_held(plans: Sequence[RunPlan]) -> bool:
     """Whether another job, or a process outside Slurm, is training one of these runs."""
-    claims = [
-        claim for p in plans if (claim := find_claim(p.folder, takeover=p.config.claim.takeover))
-    ]
+    claims = [find_claim(p.folder, takeover=p.config.claim.takeover) for p in plans]
     # this job's other processes ask too, and may find that the first has begun
-    return any(c.get("job") is None or c["job"] != os.environ.get("SLURM_JOB_ID") for c in claims)
+    mine = os.environ.get("SLURM_JOB_ID")
+    return any(c is not None and (mine is None or c.get("job") != mine) for c in claims)
 
 
 def wait_for_silent(plans: Sequence[RunPlan]) -> bool:
@@ -159,19 +181,24 @@ def wait_for_silent(plans: Sequence[RunPlan]) -> bool:
     Returns:
         Whether they are free now; false as soon as a holder renews its claim, for then it lives.
     """
-    since = time.time()
+    beats = _heartbeats(plans)
+    end = time.monotonic() + WATCH
     while is_held(plans):
-        if time.time() - since > WATCH and any(_beats_since(p, since) for p in plans):
+        # by change, since clocks of hosts and of file systems differ
+        if time.monotonic() > end and _heartbeats(plans) != beats:
             return False
         time.sleep(POLL_SECONDS)
     return True
 
 
-def _beats_since(plan: RunPlan, since: float) -> bool:
-    try:
-        return (plan.folder / "claim.json").stat().st_mtime > since
-    except FileNotFoundError:
-        return False
+def _heartbeats(plans: Sequence[RunPlan]) -> list[float | None]:
+    found: list[float | None] = []
+    for plan in plans:
+        try:
+            found.append((plan.folder / "claim.json").stat().st_mtime)
+        except FileNotFoundError:
+            found.append(None)
+    return found
 
 
 def _names(plans: Sequence[RunPlan]) -> str:

@@ -87,12 +87,8 @@ def _classes(
         packs = pack_jobs(small, minutes=float(settings["pack_minutes"]), seconds=seconds)
         yield packs, dict(settings)
     if large:
-        unknown = set(settings["large"]) - set(settings)
-        if unknown:
-            raise ConfigError(
-                f"hydra.launcher.large: {min(unknown)} is no key of the launcher. Take those of conf/hydra/launcher/slurm.yaml."
-            )
-        yield [[job] for job in large], {**settings, **settings["large"]}
+        others = {name: value for name, value in settings["large"].items() if value is not None}
+        yield [[job] for job in large], {**settings, **others}
 
 
 def job_speed(settings: Mapping[str, Any]) -> float:
@@ -128,6 +124,7 @@ def _submit(packs: Sequence[Pack], folder: Path, settings: Mapping[str, Any]) ->
             executor.update_parameters(**_parameters(settings))
             handles = executor.submit_array(batches)
         except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
+            shutil.rmtree(logs, ignore_errors=True)
             raise TrainError(_refusal(error)) from None
     jobs = {
         str(handle.job_id): [p.run_id for job in pack for p in job.plans]
@@ -173,10 +170,10 @@ def _outside_of_jobs() -> Iterator[None]:
 
 def _refusal(error: Exception) -> str:
     """Say what sbatch said, without submitit's traceback."""
-    said = re.findall(r"(?:sbatch|srun): (?:error: )?(.+)", str(error))
-    lines = [line for line in said if "command" not in line.lower()] or str(error).splitlines()[-1:]
+    said = re.findall(r"sbatch: (?:error: |fatal: )?(.+)", str(error))
+    said = said or str(error).strip().splitlines()[-1:]
     return (
-        f"hydra/launcher=slurm: Slurm refuses the jobs: {' '.join(lines)} Correct hydra.launcher.* "
+        f"hydra/launcher=slurm: Slurm refuses the jobs: {'; '.join(said).rstrip('.')}. Correct hydra.launcher.* "
         "(`sinfo` lists partitions and their limits) and start the same command again."
     )
 

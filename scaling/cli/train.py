@@ -6,7 +6,7 @@
   scaling train -m model.params=1M,4M budget.tokens=20M,40M    a grid (an ordinary Hydra multirun)
   scaling train quickstart seed=0,1,2,3                        replicates; small runs of one shape train as one program
   scaling train quickstart hydra/launcher=local                several runs at once on this machine
-  scaling train quickstart hydra/launcher=submitit_slurm hydra.launcher.partition=gpu
+  scaling train quickstart hydra/launcher=slurm hydra.launcher.partition=gpu   submit and return (docs/cluster.md)
   scaling train mine design.trunks=true                        budgets of one model share a trunk (wsd)
   scaling train model.init_from=my_model budget.tokens=1M      start from a Hugging Face folder or a run
   scaling train model.params=1M data.validation.zh=zh.txt      further held-out texts, by name
@@ -55,6 +55,8 @@ def run_train(arguments: Sequence[str]) -> int:
     if name is not None:
         sweeping = [] if any(a in _LOOKING for a in rest) else ["-m"]
         rest = [*sweeping, f"sweeps={known_sweep(name)}", *rest]
+    elif _is_launched(rest):
+        rest = ["-m", *rest]
     register_schema()
     set_failed(0)
     flags, overrides = _split_flags(rest)
@@ -78,6 +80,13 @@ def run_train(arguments: Sequence[str]) -> int:
             return 1
         raise reason
     return _failed
+
+
+def _is_launched(arguments: Sequence[str]) -> bool:
+    """Whether one run is to go through a launcher, which Hydra asks for sweeps only."""
+    names = [a.partition("=")[2] for a in arguments if a.startswith("hydra/launcher=")]
+    looking = any(a in (*_LOOKING, "-m", "--multirun") for a in arguments)
+    return bool(names) and names[-1] not in ("here", "basic") and not looking
 
 
 # Hydra's flags that show something and train nothing; they do not go with -m
