@@ -32,7 +32,7 @@ def start_sweep(folder: Path, *arguments: str, **environment: str) -> subprocess
     )  # fmt: skip
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 120) -> Any:
+def wait_until(condition: Callable[[], object], *, seconds: float = 300) -> Any:
     """Return what the condition gives once that is true; a busy machine may take long."""
     end = time.monotonic() + seconds
     while not (found := condition()):

@@ -5,8 +5,9 @@
   scaling train quickstart                                     a sweep of sweeps/; again: only what is missing
   scaling train -m model.params=1M,4M budget.tokens=20M,40M    a grid (an ordinary Hydra multirun)
   scaling train quickstart seed=0,1,2,3                        replicates; small runs of one shape train as one program
-  scaling train quickstart hydra/launcher=local                several runs at once on this machine
-  scaling train quickstart hydra/launcher=slurm hydra.launcher.partition=gpu   submit and return (docs/cluster.md)
+  scaling train quickstart hydra/launcher=local                several at once on this machine: its GPUs, or its cores
+  scaling train quickstart hydra/launcher=slurm hydra.launcher.partition=gpu    submit and return (docs/cluster.md)
+  scaling train quickstart hydra/launcher=ray hydra.launcher.address=auto       on a Ray cluster; without address: on this machine
   scaling train mine design.trunks=true                        budgets of one model share a trunk (wsd)
   scaling train model.init_from=my_model budget.tokens=1M      start from a Hugging Face folder or a run
   scaling train model.params=1M data.validation.zh=zh.txt      further held-out texts, by name

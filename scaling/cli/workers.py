@@ -17,10 +17,11 @@ from scaling.study.errors import ConfigError, ScalingError
 from scaling.study.plan import RunPlan
 from scaling.study.units import format_bytes
 
-# What a worker holds besides its runs. Measured on Linux with torch 2.13 (CPU build): 0.35 GB of its
-# own after the first step; 0.6 leaves room for a CUDA build and the text's pages.
-PROCESS_BYTES = 0.6e9
-# What a process holds of a GPU besides its runs: the CUDA context and cuBLAS, 0.4 to 0.6 GB by GPU.
+# What a worker holds beyond the estimate of its run. Measured as peak of a process on Linux, torch 2.13
+# (CPU build), 20k, 3M and 13M parameters: 0.34, 0.22 and 0.13 GB, as the estimate is on the safe side.
+PROCESS_BYTES = 0.4e9
+# What a process holds of a GPU besides its run: CUDA's context and cuBLAS's workspace. Assumed, on the
+# high side of what nvidia-smi shows for an idle torch process; not measured here.
 CONTEXT_BYTES = 0.7e9
 KEEP_FREE = 0.1  # of the memory, for neighbours and what an estimate misses
 
