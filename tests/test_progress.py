@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -105,3 +106,22 @@ def test_run_goes_on_when_the_reader_of_its_output_has_gone(tmp_path, grid):
         )  # fmt: skip
     records = [read_record(path.parent) for path in tmp_path.glob("single/*/run.json")]
     assert [r.status for r in records] == ["done"] * (2 if grid else 1)
+
+
+def test_long_sweep_one_by_one_is_told_once_how_to_go_faster(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("scaling.cli.progress.UPDATE_SECONDS", 0.0)
+    monkeypatch.setattr("scaling.cli.progress.POLL_SECONDS", 0.01)
+    one, *_ = started = plans(tmp_path)
+
+    def train_a_part(hint):
+        (one.folder / "run.json").unlink(missing_ok=True)
+        with sweep_progress(started, done=0, hint=hint):
+            record = RunRecord(one.run_id, "running", steps=one.steps // 2, steps_planned=one.steps)
+            write_record(one.folder, record)
+            time.sleep(0.2)
+        return capsys.readouterr().err
+
+    assert "faster" not in train_a_part("go faster")  # seconds are left
+    monkeypatch.setattr("scaling.cli.progress.LONG", 0.0)
+    assert train_a_part("go faster").count("are left, go faster") == 1
+    assert "are left," not in train_a_part(None)

@@ -35,7 +35,8 @@ def test_runs_are_spread_over_gpus_before_any_has_two():
     assert find_places(launcher(gpus=[0, 1], per_gpu=2), ["auto"]).gpus == ("0", "1", "0", "1")
     three = find_places(launcher(gpus=[0, 1], per_gpu=2, n_jobs=3), ["cuda"])
     assert three.gpus == ("0", "1", "0")
-    assert three.describe() == "3 runs at once on GPU 0, 1, at most 2 on each"
+    assert three.describe(2) == "2 runs at once on GPU 0, 1"
+    assert three.describe(20) == "3 runs at once on GPU 0, 1, at most 2 on each"
     assert find_places(launcher(gpus=["MIG-a"]), ["auto"]).gpus == ("MIG-a",)
 
 

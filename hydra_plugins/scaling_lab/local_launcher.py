@@ -43,7 +43,7 @@ class LocalLauncher(BasicLauncher):
         self.places: Any = None
 
     def prepare(self, plans: Sequence[Any]) -> int:
-        """Choose the places for these plans, and say it if they are fewer than asked for.
+        """Choose the places for these plans, and say how many there are.
 
         Returns:
             How many runs will train at once.
@@ -53,8 +53,7 @@ class LocalLauncher(BasicLauncher):
 
         asked = find_places(self.asked, [p.config.train.device for p in plans])
         self.places = fit_places(asked, plans)
-        if self.places.note:
-            say(self.places.note, file=sys.stderr)
+        say(self.places.note or f"{self.places.describe(len(plans))}.", file=sys.stderr)
         return len(self.places)
 
     @property

@@ -27,6 +27,7 @@ from scaling.study.record import FINISHED, RunRecord, read_record
 from scaling.study.units import format_duration, format_quantity
 
 POLL_SECONDS = 0.5
+LONG = 600.0  # s left from which it is said how a sweep could go faster
 UPDATE_SECONDS = 30.0  # in a log: how long nothing is said while nothing ends
 
 
@@ -93,15 +94,18 @@ def _log_lines(plan: RunPlan) -> Callable[[dict[str, Any]], None]:
 
 
 @contextmanager
-def sweep_progress(plans: Sequence[RunPlan], *, done: int) -> Iterator[None]:
+def sweep_progress(
+    plans: Sequence[RunPlan], *, done: int, hint: str | None = None
+) -> Iterator[None]:
     """Show a sweep's runs while a launcher, any launcher, trains them; reads their records.
 
     Args:
         plans: runs that are about to be trained.
         done: runs of the sweep that were finished before.
+        hint: said once if the sweep turns out to be long.
     """
     console = Console(stderr=True)
-    watch = _Watch(plans, done, console)
+    watch = _Watch(plans, done, console, hint=hint)
     thread = threading.Thread(target=watch.loop, daemon=True)
     thread.start()
     try:
@@ -114,7 +118,10 @@ def sweep_progress(plans: Sequence[RunPlan], *, done: int) -> Iterator[None]:
 class _Watch:
     """Polls the folders of runs and draws what changed."""
 
-    def __init__(self, plans: Sequence[RunPlan], done: int, console: Console) -> None:
+    def __init__(
+        self, plans: Sequence[RunPlan], done: int, console: Console, *, hint: str | None = None
+    ) -> None:
+        self.hint = hint
         self.plans = {p.run_id: p for p in plans}
         self.total, self.before = len(plans) + done, done
         self.console = console
@@ -154,6 +161,8 @@ class _Watch:
                     progress.console.print(line, highlight=False)
                 share = self._share(records)
                 left = seconds_left(time.time() - self.started, before=self.share_before, now=share)
+                for line in self._advice(left):
+                    progress.console.print(line, highlight=False)
                 running = sum(r.status == "running" for r in records.values())
                 progress.update(
                     task, completed=share * sum(self.work.values()),
@@ -167,18 +176,26 @@ class _Watch:
         records = self._records()
         lines = self._news(records)
         if not lines and time.time() - self.said >= UPDATE_SECONDS:
-            lines = [self._update(records)]
+            lines = self._update(records)
         for line in lines:
             say(line, file=sys.stderr)
             self.said = time.time()
 
-    def _update(self, records: dict[str, RunRecord]) -> str:
+    def _update(self, records: dict[str, RunRecord]) -> list[str]:
         """Return a line on how far the sweep is, for a log in which no run ends for a while."""
         share = self._share(records)
         left = seconds_left(time.time() - self.started, before=self.share_before, now=share)
         running = sum(r.status == "running" for r in records.values())
         head = f"{len(self.finished) + self.before:>4}/{self.total} runs, {running} running, {share:.0%} of compute"
-        return f"{head}, about {format_duration(left)} left" if left else head
+        line = f"{head}, about {format_duration(left)} left" if left else head
+        return [line, *self._advice(left)]
+
+    def _advice(self, left: float | None) -> list[str]:
+        """Return the hint once, when so many seconds are left that it is worth a start anew."""
+        if not self.hint or not left or left < LONG:
+            return []
+        hint, self.hint = self.hint, None
+        return [f"about {format_duration(left)} are left, {hint}"]
 
     def _records(self) -> dict[str, RunRecord]:
         records = {}

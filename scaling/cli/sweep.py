@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
@@ -37,6 +38,12 @@ from scaling.study.plan import RunPlan, make_plan
 from scaling.study.record import FINISHED, check_writable, write_atomic
 from scaling.study.trunks import describe_saving
 from scaling.training.place import find_place, is_first
+
+# said where runs train one after another in this process, and that turns out to be long
+AT_ONCE = (
+    "one run after another in this process. Several at once: stop this, and start it again with hydra/launcher=local "
+    "(this machine's GPUs or cores), slurm or ray; runs go on where they are. `scaling train --help` shows a command for each."
+)
 
 
 def run_sweep(
@@ -94,8 +101,10 @@ def run_sweep(
         _prepare_data(plans)
         set_failed(hand_over(sweep.name, folder, missing, launcher, done=done))
         return []
-    show = sweep_progress(plans, done=done) if is_first() else nullcontext()
     workers, apart = prepare_launcher(launcher, plans, workers=local_workers(cfg))
+    alone = type(launcher) is BasicLauncher and find_place() is None and len(plans) > 1
+    hint = AT_ONCE if alone else None
+    show = sweep_progress(plans, done=done, hint=hint) if is_first() else nullcontext()
     with stop_together(plans) if apart else nullcontext():
         # 3. text once, before several processes ask for it at once
         if is_first():

@@ -39,13 +39,14 @@ class Places:
     def __len__(self) -> int:
         return len(self.gpus)
 
-    def describe(self) -> str:
-        """Say in a few words how many runs train at once, and where."""
-        gpus = sorted({g for g in self.gpus if g is not None})
+    def describe(self, runs: int) -> str:
+        """Say in a few words how so many runs train, and where."""
+        gpus = sorted({g for g in self.gpus[:runs] if g is not None})
+        count = min(runs, len(self))
         if not gpus:
-            return f"{len(self)} runs at once on this machine's cores"
-        each = f", at most {-(-len(self) // len(gpus))} on each" if len(self) > len(gpus) else ""
-        return f"{len(self)} runs at once on GPU {', '.join(gpus)}{each}"
+            return f"{_runs(count)} at once on this machine's cores"
+        each = f", at most {-(-count // len(gpus))} on each" if count > len(gpus) else ""
+        return f"{_runs(count)} at once on GPU {', '.join(gpus)}{each}"
 
 
 def local_workers(cfg: DictConfig) -> int | None:
