@@ -103,8 +103,8 @@ def run_sweep(
         return []
     workers, apart = prepare_launcher(launcher, plans, workers=local_workers(cfg))
     alone = type(launcher) is BasicLauncher and find_place() is None and len(plans) > 1
-    hint = AT_ONCE if alone else None
-    show = sweep_progress(plans, done=done, hint=hint) if is_first() else nullcontext()
+    advice = AT_ONCE if alone else None
+    show = sweep_progress(plans, done=done, hint=advice) if is_first() else nullcontext()
     with stop_together(plans) if apart else nullcontext():
         # 3. text once, before several processes ask for it at once
         if is_first():
