@@ -96,8 +96,10 @@ def _log_lines(plan: RunPlan) -> Callable[[dict[str, Any]], None]:
 @contextmanager
 def sweep_progress(
     plans: Sequence[RunPlan], *, done: int, hint: str | None = None
-) -> Iterator[None]:
+) -> Iterator[Watch]:
     """Show a sweep's runs while a launcher, any launcher, trains them; reads their records.
+
+    Yields what further runs can join.
 
     Args:
         plans: runs that are about to be trained.
@@ -105,17 +107,17 @@ def sweep_progress(
         hint: said once if the sweep turns out to be long.
     """
     console = Console(stderr=True)
-    watch = _Watch(plans, done, console, hint=hint)
+    watch = Watch(plans, done, console, hint=hint)
     thread = threading.Thread(target=watch.loop, daemon=True)
     thread.start()
     try:
-        yield
+        yield watch
     finally:
         watch.stop.set()
         thread.join(timeout=5)
 
 
-class _Watch:
+class Watch:
     """Polls the folders of runs and draws what changed."""
 
     def __init__(
@@ -129,12 +131,20 @@ class _Watch:
         self.work = {i: p.flops_counted for i, p in self.plans.items()}
         self.started = time.time()
         self.finished: set[str] = set()
-        self.told: set[tuple[str, str | None]] = (
-            set()
-        )  # ends that were said; a failed run may have several
+        # ends that were said; a run that failed may have several
+        self.told: set[tuple[str, str | None]] = set()
         self.own = what_differs(plans)
         self.said = self.started
         self.share_before = self._share(self._records())
+
+    def join(self, plans: Sequence[RunPlan]) -> None:
+        """Watch further runs, which nobody knew of when the sweep was launched."""
+        new = {p.run_id: p for p in plans if p.run_id not in self.plans}
+        # new mappings, as another thread goes through the old ones
+        self.work = self.work | {i: p.flops_counted for i, p in new.items()}
+        self.own = what_differs([*self.plans.values(), *new.values()])
+        self.plans = self.plans | new
+        self.total += len(new)
 
     def loop(self) -> None:
         if not self.console.is_terminal:
@@ -230,7 +240,7 @@ class _Watch:
             i: 1.0 if i in self.finished else (r.steps or 0) / max(1, r.steps_planned or 1)
             for i, r in records.items()
         }
-        return sum(self.work[i] * s for i, s in shares.items()) / total
+        return sum(self.work.get(i, 0.0) * s for i, s in shares.items()) / total
 
 
 def seconds_left(elapsed: float, *, before: float, now: float) -> float | None:

@@ -19,7 +19,7 @@ from scaling.cli.evaluate import unscored
 from scaling.cli.followers import find_followers
 from scaling.cli.handover import Queue, hand_over
 from scaling.cli.jobs import Job
-from scaling.cli.progress import say, sweep_progress
+from scaling.cli.progress import Watch, say, sweep_progress
 from scaling.cli.rounds import train_in_rounds
 from scaling.cli.standing import (
     Standing,
@@ -115,15 +115,25 @@ def run_sweep(
             overrides = [[*plain, *job.overrides()] for job in jobs]
             return list(launcher.launch(overrides, initial_job_idx=0))
 
-        with show:
+        with show as watch:
             results, failed = train_in_rounds(
                 sweep.name, missing, launch, workers=workers, share=find_place() is None,
-                before=before, follow=lambda: find_followers(planned),
+                before=before, follow=lambda: _new_followers(planned, standings, watch),
             )  # fmt: skip
 
     # 5. say what came out
     set_failed(failed + sum(s.tries is not None and not s.open for s in standings.values()))
     return results
+
+
+def _new_followers(
+    planned: Sequence[tuple[Point, RunPlan]], standings: Mapping[str, Standing], watch: Watch | None
+) -> list[tuple[Point, RunPlan]]:
+    """Return, and show, the runs that follow those which diverged in this launch."""
+    new = [(point, plan) for point, plan in find_followers(planned) if plan.run_id not in standings]
+    if watch is not None:
+        watch.join([plan for _, plan in new])
+    return new
 
 
 def _say_standing(

@@ -8,6 +8,7 @@ watch. Creating a file that must not exist and renaming one are atomic also on N
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import threading
@@ -59,29 +60,24 @@ class Claim:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Claim:
-        empty_since: float | None = None
+        seen: dict[str, float] = {}  # half-written claims, and since when
         for _ in range(100):
-            if self._create():
-                self._beaten = time.monotonic()
-                # a step, a compilation or an evaluation may take longer than others wait
-                threading.Thread(target=self._beat_on, daemon=True).start()
-                return self
-            holder = _read(self.path)
-            if holder is not None and not holder["token"]:  # being written just now, or by a kill
-                empty_since = empty_since or time.monotonic()
+            if self._put(self.path):
+                return self._begin()
+            first, holder, path = self._last_in_line()
             if holder is None or (
-                not holder["token"]
-                and empty_since is not None
-                and time.monotonic() - empty_since < HALF_WRITTEN
+                not holder["token"]  # being written just now, or by a kill
+                and time.monotonic() - seen.setdefault(holder["name"], time.monotonic())
+                < HALF_WRITTEN
             ):
                 time.sleep(0.05)
-            elif _alive(holder, self.path, self.takeover) or _is_renewed(self.path, holder):
+            elif _alive(holder, path, self.takeover) or _is_renewed(path, holder):
                 raise BusyError(
                     f"{self.path.parent}: process {holder['pid']} on {holder['host']} is training this run "
-                    f"(last heard of {max(0, _age(holder, self.path)):.0f} s ago). Let it finish, or stop it and start this again."
+                    f"(last heard of {max(0, _age(holder, path)):.0f} s ago). Let it finish, or stop it and start this again."
                 )
-            else:
-                self._remove(holder)
+            elif self._succeed(first, holder):
+                return self._begin()
         raise TrainError(
             f"{self.path}: cannot be claimed. If no process trains this run, delete the file."
         )
@@ -121,38 +117,68 @@ class Claim:
         holder = _read(self.path)
         if holder is None:  # deleted under the run
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._create()
+            self._put(self.path)
         elif holder["token"] == self.token:
             os.utime(self.path)
         elif holder["token"]:
             self.lost = f"process {holder['pid']} on {holder['host']}"
 
-    def _create(self) -> bool:
-        try:
-            handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            return False
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(json.dumps(my_identity() | {"token": self.token}))
-        except OSError:  # a full disk: an empty claim would keep others waiting
-            self.path.unlink(missing_ok=True)
-            raise
-        return True
+    def _begin(self) -> Claim:
+        """Sweep away what contenders that were killed have left, and begin to renew the claim."""
+        for path in self.path.parent.glob(".claim.*"):
+            path.unlink(missing_ok=True)  # one that contends just now finds us when it tries again
+        self._beaten = time.monotonic()
+        # a step, a compilation or an evaluation may take longer than others wait
+        threading.Thread(target=self._beat_on, daemon=True).start()
+        return self
 
-    def _remove(self, dead: dict) -> None:
-        """Move a dead claim aside; if it was another's fresh one after all, put it back."""
-        aside = self.path.with_name(f".claim.{self.token}")
+    def _put(self, path: Path, *, over: bool = False) -> bool:
+        """Write this claim to a file at once, content and all; return whether that was possible.
+
+        Args:
+            path: where to.
+            over: in place of what is there; else only where nothing is.
+        """
+        draft = self.path.with_name(f".claim.{self.token}")
         try:
-            os.rename(self.path, aside)
-        except FileNotFoundError:
-            return
-        moved = _read(aside)
-        if moved is not None and moved["token"] != dead["token"]:
-            _put_back(aside, self.path)
-            return
-        aside.unlink()
+            draft.write_text(json.dumps(my_identity() | {"token": self.token}))
+            if over:
+                os.replace(draft, path)
+                return True
+            return _link(draft, path)
+        except FileNotFoundError:  # swept away by another, which has got it
+            return False
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _last_in_line(self) -> tuple[dict | None, dict | None, Path]:
+        """Return who holds the file, who was the last to succeed it, and that one's file."""
+        path = self.path
+        first = holder = _read(path)
+        while holder is not None and (heir := _read(self._after(holder))) is not None:
+            if heir["token"] == self.token:  # ours, left when we gave up
+                break
+            path, holder = self._after(holder), heir
+        return first, holder, path
+
+    def _after(self, holder: dict) -> Path:
+        return self.path.with_name(f".claim.after-{holder['name']}")
+
+    def _succeed(self, first: dict | None, dead: dict) -> bool:
+        """Take over from a dead holder, unless somebody else does.
+
+        Each holder has one heir: who creates the file that is named after it. The claim itself is
+        replaced and never missing, so that nobody who comes just now finds the place free.
+        """
+        mark = self._after(dead)
+        if not self._put(mark):
+            return False
+        now = _read(self.path)
+        if now is None or first is None or now["name"] != first["name"]:
+            mark.unlink(missing_ok=True)  # an heir has come and gone since we looked
+            return False
         self.taken_over = f"took over from process {dead['pid']} on {dead['host']}, which is gone"
+        return self._put(self.path, over=True)
 
 
 def find_holder(folder: Path, *, takeover: float = TAKEOVER) -> str | None:
@@ -175,33 +201,51 @@ def read_claim(folder: Path) -> dict | None:
     return holder if holder and is_here(holder) and _alive(holder, path, TAKEOVER) else None
 
 
-def _put_back(aside: Path, path: Path) -> None:
-    """Return a claim that was moved aside, unless somebody has made another meanwhile."""
+def _link(draft: Path, path: Path) -> bool:
+    """Give a file a second name that must be free; atomic, content included, also on NFS."""
     try:
-        os.link(aside, path)  # unlike a rename, this overwrites nobody
+        os.link(draft, path)
+        return True
     except FileExistsError:
+        # a server may have done it and its answer been lost
+        return draft.stat().st_nlink > 1 and draft.samefile(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
         pass
-    except OSError:  # a file system without links
-        os.rename(aside, path)
-        return
-    aside.unlink()
+    return _create(draft, path)  # a file system without links
+
+
+def _create(draft: Path, path: Path) -> bool:
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(draft.read_text())
+    except OSError:  # a full disk: an empty claim would keep others waiting
+        path.unlink(missing_ok=True)
+        raise
+    return True
 
 
 def _read(path: Path) -> dict | None:
     """Return who holds a claim; all unknown if a kill came before it was written."""
     try:
-        text, heartbeat = path.read_text(errors="replace"), path.stat().st_mtime
+        text, stat = path.read_text(errors="replace"), path.stat()
     except FileNotFoundError:
         return None
-    unknown = {"pid": None, "host": None, "started": None, "token": "", "heartbeat": heartbeat}
-    try:
+    holder: dict = {"pid": None, "host": None, "started": None, "token": ""}
+    with contextlib.suppress(ValueError, TypeError, KeyError):
         found = json.loads(text)
         # numbers below 1 are groups of processes to a signal
         number = isinstance(found["pid"], int) and 0 < found["pid"] < 2**31
-        known = number and isinstance(found["host"], str) and isinstance(found["token"], str)
-        return unknown | found if known else unknown
-    except (ValueError, TypeError, KeyError):
-        return unknown
+        if number and isinstance(found["host"], str) and isinstance(found["token"], str):
+            holder |= found
+    what = holder["token"] or f"{stat.st_ino} {stat.st_mtime_ns}"
+    name = hashlib.sha256(what.encode()).hexdigest()[:16]
+    return holder | {"heartbeat": stat.st_mtime, "name": name}
 
 
 def _age(holder: dict, path: Path) -> float:

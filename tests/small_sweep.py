@@ -1,0 +1,56 @@
+"""Sweeps small enough for a test: as they are typed, in this process or in one of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from scaling.cli import main
+from scaling.study.record import RunRecord, read_record
+
+# 30 steps of a few thousand parameters, a tenth of a second each
+SMALL = (
+    "model.layers=1", "model.width=16", "model.heads=2", "model.context=32", "data.source=markov", "data.order=1", "data.vocab=32",
+    "data.size=40000", "data.val_tokens=1024", "optim.batch_tokens=256", "budget.tokens=7680", "train.evals=2",
+    "train.log_points=10", "train.device=cpu", "train.threads=1", "train.stack=1", "sweep=small",
+)  # fmt: skip
+
+
+def launch(capsys, *arguments: str) -> tuple[int, str]:
+    """Launch the sweep in this process and in the current folder; return the exit code and what was said."""
+    capsys.readouterr()
+    code = main(["train", "-m", *SMALL, *arguments])
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def start(folder: Path, *arguments: str, **more) -> subprocess.Popen:
+    """Launch the sweep in a process of its own, which somebody may kill."""
+    environment = os.environ | {"SCALING_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "scaling", "train", "-m", *SMALL, *arguments],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more,
+    )  # fmt: skip
+
+
+def finish(*children: subprocess.Popen, seconds: float = 300) -> list[str]:
+    """Wait for launches to end and return what they said."""
+    return [child.communicate(timeout=seconds)[0] for child in children]
+
+
+def records(folder: Path, *, sweep: str = "small") -> list[RunRecord]:
+    """Return the records of a sweep, by the order of their seeds."""
+    found = [read_record(p.parent) for p in (folder / "results" / sweep).glob("*/run.json")]
+    return sorted(found, key=lambda r: (r.seed, r.run_id))
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 120) -> None:
+    """Wait until something has happened elsewhere."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
