@@ -87,13 +87,13 @@ def test_disk_that_fills_up_fails_runs_once_each_and_the_same_command_goes_on(he
         resource.RLIMIT_FSIZE, (size + 2000, before[1])
     )  # records fit, weights do not
     try:
-        code, said = launch(capsys, "seed=0,1,2", "train.checkpoint_seconds=1e-6")
+        code, said = launch(capsys, "seed=0,1,2")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 1 and said.count("stopped by the file system") == 2 and "follows" not in said
     failed = [r for r in records(here) if r.status == "failed"]
     assert [len(r.failures) for r in failed] == [1, 1]
-    code, said = launch(capsys, "seed=0,1,2", "train.checkpoint_seconds=1e-6")
+    code, said = launch(capsys, "seed=0,1,2")
     assert code == 0 and "3 runs: 1 done, 2 failed (2 x try 2 of 3: OSError" in said
     assert [(r.status, r.attempts) for r in records(here)] == [
         ("done", 1),
