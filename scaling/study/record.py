@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -171,30 +172,46 @@ class RunRecord:
         version = values.get("schema_version")
         if version != SCHEMA_VERSION:
             raise RecordError(f"{where}: schema_version is {version!r}, this package reads {SCHEMA_VERSION}. Read it with the version that wrote it, or run it again.")
-        known = {f.name: f for f in dataclasses.fields(cls)}
+        known, required = _schema(cls)
         unknown = [k for k in values if k not in known]
-        required = [n for n, f in known.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
         missing = [n for n in required if n not in values]
         if unknown or missing:
             raise RecordError(f"{where}: unknown fields {unknown}, missing fields {missing}. The file was changed by hand or by another version; delete its folder to train the run again.")
         if values["status"] not in STATUSES:
             raise RecordError(f"{where}: status is {values['status']!r}, expected one of {', '.join(STATUSES)}.")
-        for name, f in known.items():
-            if name in values and not _fits(values[name], str(f.type)):
-                raise RecordError(f"{where}: {name} is {values[name]!r}, expected {f.type}. The file was changed by hand; mend it, or delete its folder to train the run again.")
-        return cls(**values)
+        for name, value in values.items():
+            if not _fits(value, known[name][0]):
+                raise RecordError(f"{where}: {name} is {value!r}, expected {known[name][1]}. The file was changed by hand; mend it, or delete its folder to train the run again.")
+        record = object.__new__(cls)  # a frozen class sets a hundred fields one by one, which takes ten times as long
+        vars(record).update({f.name: _default(f) for f in dataclasses.fields(cls) if f.name not in values} | dict(values))
+        return record
 
 
-def _fits(value: Any, annotation: str) -> bool:
-    """Whether a value read from JSON is what a field's annotation says, such as `int | None`."""
-    kinds = annotation.split(" | ")
-    if value is None:
-        return "None" in kinds
-    if isinstance(value, bool):  # a bool is an int to Python, and no number to a reader
-        return "bool" in kinds
-    if isinstance(value, float):  # JSON written elsewhere may say 4096.0
-        return math.isfinite(value) and ("float" in kinds or ("int" in kinds and value.is_integer()))
-    return type(value).__name__ in {k.split("[")[0] for k in kinds} or (isinstance(value, int) and "float" in kinds)
+_TYPES = {t.__name__: t for t in (str, int, float, bool, dict, list)} | {"None": type(None)}
+
+
+@functools.cache
+def _schema(cls: type) -> tuple[dict[str, tuple[frozenset[type], str]], list[str]]:
+    """Return types and annotation of every field, and the fields that must be there; asked for by each record."""
+    fields = dataclasses.fields(cls)
+    known = {
+        f.name: (frozenset(_TYPES[k.split("[")[0]] for k in str(f.type).split(" | ")), str(f.type))
+        for f in fields
+    }
+    required = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    return known, required
+
+
+def _default(f: dataclasses.Field) -> Any:
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+
+
+def _fits(value: Any, types: frozenset[type]) -> bool:
+    """Whether a value read from JSON is of one of the types of a field."""
+    kind = type(value)
+    if kind is float:  # JSON written elsewhere may say 4096.0
+        return math.isfinite(value) and (float in types or (int in types and value.is_integer()))
+    return kind in types or (kind is int and float in types)
 
 
 def record_fields() -> Iterator[tuple[str, str, str]]:

@@ -55,7 +55,7 @@ def read_folder(root: Path) -> tuple[pd.DataFrame, list[Problem]]:
     rows, problems = [], []
     for folder in _find_run_folders(root):
         try:
-            record = read_record(folder).to_dict()
+            record = vars(read_record(folder))
             rows.append({**record, **set_columns(record), "folder": str(folder.resolve())})
         except RecordError as error:
             problems.append(Problem(str(folder / "run.json"), str(error)))
