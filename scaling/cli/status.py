@@ -1,46 +1,179 @@
 """scaling status [SWEEP] [key=value ...]: which runs are done, running, waiting, failed or diverged.
 
   scaling status                                       every sweep of results/, with counts
-  scaling status quickstart                            every run of a sweep
+  scaling status quickstart                            every run of a sweep, and the law so far
+  scaling status quickstart --watch                    the same, live, until nothing runs or waits (q leaves)
+  scaling status quickstart all=true                   every run; more than 40 are condensed otherwise
+  scaling status quickstart fit=false                  without the law, which takes a second or two
+  scaling status quickstart target.flops=1e14          is the law good enough to choose a size there?
+  scaling status quickstart law=kaplan good_enough=1.2
   scaling status single                                a folder of results/ without a sweep file
   scaling status model.params=1M budget.tokens=20M     one run, by the keys it was trained with
   scaling status quickstart results=/shared/results
 
-Reads records only; works beside any launcher and for any number of machines.
+The law is good enough when the 90 % interval of the optimal size N* spans at most a factor of
+good_enough (1.5), at the compute of the sweep's verify point, else at 10 times its largest budget;
+target.flops= asks elsewhere.
+
+Reads records only (and a cluster's queue, where runs were handed to one); works beside any launcher
+and for any number of machines.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from scaling.cli import known_sweep, split_sweep, sweep_names, without_multirun
-from scaling.cli.compose import compose_sweep
-from scaling.cli.sweep import unique_plans
-from scaling.study.config import RunConfig
-from scaling.study.errors import ConfigError, RecordError, did_you_mean
-from scaling.study.record import RunRecord, read_record
+from scaling.cli.lawline import GOOD_ENOUGH, Question, law_line
+from scaling.cli.options import is_true
+from scaling.cli.planned import Planned, PlannedSweep, plan_sweep
+from scaling.cli.tally import (
+    MOST_RUNS,
+    STATES,
+    RunLine,
+    condensed,
+    planned_of,
+    stand,
+    state_of,
+    table,
+)
+from scaling.study.config import FitConfig, RunConfig
+from scaling.study.errors import ConfigError, did_you_mean
+from scaling.study.ledger import Ledger
 from scaling.study.table import Table
-from scaling.study.units import format_duration, format_flops, format_quantity
+from scaling.study.units import parse_quantity
 
-SILENT_AFTER = 120.0  # s; a running record is refreshed every few seconds
+# keys of this verb; all others are a run's
+OWN = {
+    "all": "false", "fit": "true", "watch": "false", "every": "2", "law": FitConfig.law,
+    "good_enough": str(GOOD_ENOUGH), "target.flops": "",
+}  # fmt: skip
+QUEUE_EVERY = 5  # looks between questions to a cluster's queue, which is shared by all its users
 
 
 def run_status(arguments: Sequence[str]) -> int:
-    """Print the table of runs and one line of counts; without a name, a line for each sweep."""
+    """Print the table of runs and the law so far; without a name, a line for each sweep."""
+    own, arguments = _take_own(arguments)
     name, rest = split_sweep(without_multirun(arguments))
     keys = [a for a in rest if not a.startswith("results=")]
     results = Path(_results(rest))
     if name is None and not keys:
         print(_overview(results))
-    elif name is None or name in sweep_names():
-        print(_planned([*([f"sweeps={name}"] if name else []), *rest]))
-    else:
-        print(_recorded(_folder(name, results), keys))
+        return 0
+    board = _board(name, rest, keys, results)
+    if is_true(own, "watch"):
+        _watch(board, own)
+        return 0
+    runs = board.look()
+    print(board.text(runs, everything=is_true(own, "all")), flush=True)
+    board.ledger.save()
+    if is_true(own, "fit") and len(runs) > 1:
+        print(f"\n{board.law(_question(own, board))}")
     return 0
+
+
+@dataclass
+class Board:
+    """What one sweep's status is made of; `look` reads it again.
+
+    Args:
+        planned: the runs of a sweep file; null: those that have a record.
+    """
+
+    name: str
+    folder: Path
+    ledger: Ledger
+    planned: PlannedSweep | None = None
+    looks: int = 0
+    queued: Mapping[str, Any] = field(default_factory=dict)
+    glances: dict[str, Any] = field(default_factory=dict)
+
+    def look(self) -> list[RunLine]:
+        """Return how every run stands now."""
+        from scaling.cli.submissions import queued_runs
+
+        self.glances = self.ledger.look()
+        if self.looks % QUEUE_EVERY == 0:
+            self.queued = queued_runs(self.folder)
+        self.looks += 1
+        runs = self.planned.runs if self.planned else self._recorded()
+        return [stand(run, self.glances.get(run.run_id), self.folder / run.run_id, self.queued.get(run.run_id)) for run in runs]  # fmt: skip
+
+    def text(self, runs: list[RunLine], *, everything: bool = False) -> str:
+        """Return the table of every run, or of many the sum."""
+        if everything or len(runs) <= MOST_RUNS:
+            return table(self.name, runs, self.folder).text()
+        by = self.planned.by if self.planned else "parameters"
+        return "\n\n".join(t.text() for t in condensed(self.name, runs, self.folder, by=by))
+
+    def law(self, question: Question) -> str:
+        """Return the line on the law so far."""
+        return law_line(self.folder, question, self.glances, self.ledger.stamps())
+
+    def _recorded(self) -> list[Planned]:
+        return [planned_of(name, glance) for name, glance in self.glances.items()]
+
+
+def _board(name: str | None, rest: Sequence[str], keys: Sequence[str], results: Path) -> Board:
+    """Find the runs that a command line stands for."""
+    if name is None or name in sweep_names():
+        planned = plan_sweep(name, rest, results=str(results))
+        folder = Path(planned.folder)
+        return Board(planned.name, folder, Ledger(folder), planned)
+    folder = _folder(name, results)
+    if keys:
+        raise ConfigError(
+            f"{keys[0]}: {folder} is read from its records, as there is no sweep file of that name. Leave out all keys but results."
+        )
+    if (folder / "run.json").exists():  # one run: its sweep is the folder above
+        board = Board(folder.name, folder.parent, Ledger(folder.parent))
+        glances = board.ledger.look()
+        run = planned_of(folder.name, glances[folder.name])
+        board.planned = PlannedSweep(folder.name, str(folder.parent), [run], "parameters")
+        return board
+    board = Board(folder.name, folder, Ledger(folder))
+    if not board.ledger.look():
+        raise ConfigError(f"{folder}: no records. `scaling status` lists the sweeps that have any.")
+    return board
+
+
+def _watch(board: Board, own: Mapping[str, str]) -> None:
+    """Show the board until there is nothing more to see."""
+    from scaling.cli.watching import View, watch
+
+    every, everything = parse_quantity(own["every"], key="every"), is_true(own, "all")
+    if every <= 0:
+        raise ConfigError(f"every: must be above 0 s; got {every:g}.")
+    question = _question(own, board)
+    law: Callable[[], str] | None = (lambda: board.law(question)) if is_true(own, "fit") else None
+    watch(View(board.name, board.look, lambda runs: board.text(runs, everything=everything), law), every=every)  # fmt: skip
+    board.ledger.save()
+
+
+def _question(own: Mapping[str, str], board: Board) -> Question:
+    at = parse_quantity(own["target.flops"], key="target.flops") if own["target.flops"] else None
+    good_enough = parse_quantity(own["good_enough"], key="good_enough")
+    if good_enough <= 1:
+        raise ConfigError(f"good_enough: the ends of an interval have a ratio above 1; got {good_enough:g}.")  # fmt: skip
+    return Question(own["law"], at or (board.planned.verify if board.planned else None), good_enough)  # fmt: skip
+
+
+def _take_own(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Separate this verb's keys from those of runs."""
+    own, rest = dict(OWN), []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if argument in ("--watch", "-w"):
+            own["watch"] = "true"
+        elif equals and key in OWN:
+            own[key] = value.strip("'\"")
+        else:
+            rest.append(argument)
+    return own, rest
 
 
 def _results(overrides: Sequence[str]) -> str:
@@ -72,108 +205,18 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
-def _run_folders(folder: Path) -> list[Path]:
-    """Return the folders of runs: this one, if it is a run's, else those below it."""
-    if (folder / "run.json").exists():
-        return [folder]
-    return [f for f in _subfolders(folder) if (f / "run.json").exists()]
-
-
 def _overview(results: Path) -> Table:
     """One line per sweep that has records."""
     rows = []
     for folder in _subfolders(results):
-        counts = Counter(run_state(run)[0] for run in _run_folders(folder))
+        ledger = Ledger(folder)
+        glances = ledger.look()
+        counts = Counter(state_of(glance, folder / run)[0] for run, glance in glances.items())
+        ledger.save()
         if counts:
-            said = ", ".join(f"{n} {s}" for s, n in counts.most_common())
+            said = ", ".join(f"{counts[s]} {s}" for s in STATES if counts[s])
             rows.append((folder.name, str(counts.total()), said))
     if not rows:
         raise ConfigError(f"{results}: no records. Train something, or set results= to its folder.")
     note = "By records; `scaling status SWEEP` also counts runs that wait."
     return Table(("sweep", "runs", "state"), rows, title=f"Records in {results}", note=note)
-
-
-def _planned(overrides: Sequence[str]) -> Table:
-    """Every run that a sweep file, or the command line, stands for."""
-    sweep = compose_sweep(overrides)
-    plans = [plan for _, plan in unique_plans(sweep.points)]
-    rows = []
-    for plan in plans:
-        head = (plan.run_id, plan.params, plan.tokens, plan.flops_6nd, plan.steps)
-        rows.append(_row(*head, *run_state(plan.folder)))
-    return _table(sweep.name, rows, Path(str(sweep.base.results)) / sweep.name)
-
-
-def _recorded(folder: Path, keys: Sequence[str]) -> Table:
-    """Every run that has a record in a folder."""
-    if keys:
-        raise ConfigError(
-            f"{keys[0]}: {folder} is read from its records, as there is no sweep file of that name. Leave out all keys but results."
-        )
-    runs = _run_folders(folder)
-    if not runs:
-        raise ConfigError(f"{folder}: no records. `scaling status` lists the sweeps that have any.")
-    return _table(folder.name, [_recorded_row(run) for run in runs], folder)
-
-
-def _recorded_row(folder: Path) -> tuple[str, ...]:
-    state, record, note = run_state(folder)
-    if record is None:
-        return folder.name, state, "-", "-", "-", "-", "-", "-", note
-    by_total = record.params_convention == "total"
-    params = (record.params_total if by_total else record.params_non_embedding) or 0
-    tokens = round(record.tokens_target or record.tokens or 0)
-    return _row(
-        folder.name, params, tokens, 6.0 * params * tokens, record.steps_planned or 1, state, record, note
-    )  # fmt: skip
-
-
-def _table(name: str, rows: Sequence[tuple[str, ...]], folder: Path) -> Table:
-    counts = Counter(row[1] for row in rows)
-    title = f"{name}: {', '.join(f'{n} {s}' for s, n in counts.items())} of {len(rows)} runs"
-    header = ("run", "state", "N", "D", "C = 6ND", "progress", "loss", "time", "note")
-    return Table(header, rows, title=title, note=f"Records: {folder}")
-
-
-def run_state(folder: Path) -> tuple[str, RunRecord | None, str]:
-    """Return the state of the run in a folder, its record and a note.
-
-    Returns:
-        State: done, diverged, failed, running, interrupted (by a notice, or silent for two
-        minutes), damaged, waiting.
-    """
-    try:
-        record = read_record(folder)
-    except RecordError as error:
-        if not (folder / "run.json").exists():
-            return "waiting", None, ""
-        return "damaged", None, str(error)
-    reason = record.reason or ""
-    if record.status != "running":
-        return record.status, record, reason
-    if reason.startswith("interrupted"):  # it said so itself as it left
-        return "interrupted", record, reason
-    updated = datetime.fromisoformat(record.updated_at).timestamp() if record.updated_at else 0.0
-    silent = time.time() - updated
-    if silent > SILENT_AFTER:
-        note = f"silent for {format_duration(silent)}; train the sweep again to continue"
-        return "interrupted", record, note
-    return "running", record, reason
-
-
-def _row(
-    name: str,
-    params: int,
-    tokens: int,
-    flops: float,
-    steps: int,
-    state: str,
-    record: RunRecord | None,
-    note: str,
-) -> tuple[str, ...]:
-    head = (name, state, format_quantity(params), format_quantity(tokens), format_flops(flops))
-    if record is None:
-        return (*head, "-", "-", "-", note)
-    progress = (record.steps or 0) / max(1, record.steps_planned or steps)
-    loss = "-" if record.val_loss is None else f"{record.val_loss:.4f}"
-    return (*head, f"{100 * progress:.0f} %", loss, format_duration(record.seconds), note)

@@ -77,7 +77,7 @@ class Ledger:
             before = self._seen.get(name)
             if before is None or before.stamp != stamp or not before.settled(now):
                 self.read += 1
-                before = _Seen(stamp, now, _glance(self.folder / name))
+                before = _see(self.folder / name, stamp, now)
             seen[name] = before
         self._seen = dict(sorted(seen.items()))
         return {name: s.glance for name, s in self._seen.items()}
@@ -134,16 +134,27 @@ def _stamps(folder: Path) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
         return
     root = os.fspath(folder)
     for name in names:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        try:
             s = os.stat(f"{root}/{name}/run.json")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:  # a folder that may not be entered: said when its record is read
+            yield name, (0, 0, 0, 0)
+        else:
             yield name, (s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino)
 
 
-def _glance(folder: Path) -> Glance:
+def _see(folder: Path, stamp: tuple[int, int, int, int], clock: int) -> _Seen:
+    """Read a record; one that rests on more than its `run.json` is read again at every look."""
     try:
-        record = read_record(folder)
+        return _Seen(stamp, clock, _glance(read_record(folder, copy=False)))
     except RecordError as error:
-        return Glance("damaged", str(error))
+        with contextlib.suppress(RecordError):
+            return _Seen(stamp, 0, _glance(read_record(folder)))
+        return _Seen(stamp, 0, Glance("damaged", str(error)))
+
+
+def _glance(record: RunRecord) -> Glance:
     by_total = record.params_convention == "total"
     params = record.params_total if by_total else record.params_non_embedding
     same = {name: getattr(record, name) for name in Glance._fields if name != "params"}

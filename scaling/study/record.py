@@ -172,7 +172,7 @@ class RunRecord:
         version = values.get("schema_version")
         if version != SCHEMA_VERSION:
             raise RecordError(f"{where}: schema_version is {version!r}, this package reads {SCHEMA_VERSION}. Read it with the version that wrote it, or run it again.")
-        known, required = _schema(cls)
+        known, required = _schema()
         unknown = [k for k in values if k not in known]
         missing = [n for n in required if n not in values]
         if unknown or missing:
@@ -191,9 +191,9 @@ _TYPES = {t.__name__: t for t in (str, int, float, bool, dict, list)} | {"None":
 
 
 @functools.cache
-def _schema(cls: type) -> tuple[dict[str, tuple[frozenset[type], str]], list[str]]:
+def _schema() -> tuple[dict[str, tuple[frozenset[type], str]], list[str]]:
     """Return types and annotation of every field, and the fields that must be there; asked for by each record."""
-    fields = dataclasses.fields(cls)
+    fields = dataclasses.fields(RunRecord)
     known = {
         f.name: (frozenset(_TYPES[k.split("[")[0]] for k in str(f.type).split(" | ")), str(f.type))
         for f in fields

@@ -100,10 +100,31 @@ def build(cls: type, values: object, known: Iterable[str], prefix: str = "") -> 
         if f.name not in values:
             continue
         if dataclasses.is_dataclass(hints[f.name]):
-            built[f.name] = build(hints[f.name], values[f.name], known, f"{prefix}{f.name}.")
+            built[f.name] = _section(hints[f.name], values[f.name], known, f"{prefix}{f.name}.")
         else:
             built[f.name] = _check(values[f.name], hints[f.name], f.metadata, prefix + f.name)
     return cls(**built)
+
+
+_sections: dict[tuple, Any] = {}  # what was built before, by the values as they were given
+MOST_SECTIONS = 4096
+
+
+def _section(cls: type, values: object, known: Iterable[str], prefix: str) -> Any:
+    """Build a group of keys, or find it: the runs of a sweep differ in few groups and share the others."""
+    if not isinstance(values, Mapping):
+        return build(cls, values, known, prefix)
+    # types too, since 1, 1.0 and true are equal and not the same
+    key = (cls, prefix, tuple(values.items()), tuple(map(type, values.values())))
+    try:
+        if key in _sections:
+            return _sections[key]
+    except TypeError:  # a value such as a mapping, which has no hash
+        return build(cls, values, known, prefix)
+    built = build(cls, values, known, prefix)
+    if len(_sections) >= MOST_SECTIONS:
+        _sections.clear()
+    return _sections.setdefault(key, built)
 
 
 def _check(value: Any, hint: Any, meta: Mapping[str, Any], name: str) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import bz2
 import dataclasses
+import functools
 import gzip
 import json
 import lzma
 import os
+import stat
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,14 +38,26 @@ class Problem:
 
 def _find_run_folders(root: Path) -> Iterator[Path]:
     """Yield folders with a `run.json`; does not look inside them, so checkpoints cost nothing."""
-    for folder, inside, files in os.walk(root, followlinks=True):
-        if "run.json" in files:
-            inside.clear()
-            yield Path(folder)
-        else:
-            inside[:] = sorted(d for d in inside if not d.startswith("."))
-            if "metrics.jsonl" in files or "config.yaml" in files:
-                yield Path(folder)  # a run without its record: named as a problem
+    if _has_record(root):
+        yield root
+        return
+    try:
+        entries = sorted(os.scandir(root), key=lambda e: e.name)
+    except OSError:  # a folder that may not be read, or is gone by now
+        return
+    folders = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+    if {"metrics.jsonl", "config.yaml"} & {e.name for e in entries if not e.is_dir()}:
+        yield root  # a run without its record: named as a problem
+    for name in folders:
+        yield from _find_run_folders(root / name)
+
+
+def _has_record(folder: Path) -> bool:
+    """Whether there is a `run.json`, if only a link to nowhere; one stat, and the folder is not listed."""
+    try:
+        return not stat.S_ISDIR(os.lstat(folder / "run.json").st_mode)
+    except OSError:
+        return False
 
 
 def read_folder(root: Path) -> tuple[pd.DataFrame, list[Problem]]:
@@ -53,10 +67,11 @@ def read_folder(root: Path) -> tuple[pd.DataFrame, list[Problem]]:
         RecordError: there is no readable record.
     """
     rows, problems = [], []
+    real = functools.cache(os.path.realpath)  # of the folders above: each part of a path is a stat
     for folder in _find_run_folders(root):
         try:
             record = vars(read_record(folder))
-            rows.append({**record, **set_columns(record), "folder": str(folder.resolve())})
+            rows.append({**record, **set_columns(record), "folder": _real(folder, real)})
         except RecordError as error:
             problems.append(Problem(str(folder / "run.json"), str(error)))
     if not rows:
@@ -66,9 +81,17 @@ def read_folder(root: Path) -> tuple[pd.DataFrame, list[Problem]]:
         raise RecordError(
             f"{root}: no readable run.json below it.{why} Train a sweep into it first, or name another folder."
         )
-    names = [f.name for f in dataclasses.fields(RunRecord)]
-    sets = dict.fromkeys(k for row in rows for k in row if k not in names and k != "folder")
+    names = dict.fromkeys([*(f.name for f in dataclasses.fields(RunRecord)), "folder"])
+    sets = dict.fromkeys(k for row in rows if row["val_sets"] for k in row if k not in names)
+    del names["folder"]
     return pd.DataFrame(rows, columns=[*names, *sets, "folder"]), problems
+
+
+def _real(folder: Path, real: Callable[[Path], str]) -> str:
+    """Return a folder's one true path."""
+    if folder.is_symlink() or folder.name in ("", ".."):
+        return str(folder.resolve())
+    return os.path.join(real(folder.parent), folder.name)
 
 
 def set_columns(record: Mapping[str, Any]) -> dict[str, Any]:
