@@ -16,8 +16,8 @@ from scaling.cli import main
 from scaling.cli.compose import compose_sweep
 from scaling.cli.lawline import Question, describe_law
 from scaling.cli.planned import Planned
-from scaling.cli.tally import RunLine, condensed, seconds_left, stand, state_of
 from scaling.cli.submissions import Queued
+from scaling.cli.tally import RunLine, condensed, seconds_left, stand, state_of
 from scaling.study.ledger import Ledger
 from scaling.study.plan import make_plan
 from scaling.study.record import RunRecord, write_record
