@@ -14,6 +14,7 @@ from sweep_run import kill_a_saved_run, losses, records, start_sweep
 
 from hydra_plugins.scaling_lab.local_launcher import LocalLauncher
 from scaling.cli.compose import _hydra
+from scaling.cli.workers import count_cores
 from scaling.study.errors import TrainError
 
 NAMES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
@@ -52,7 +53,7 @@ def test_workers_see_one_gpu_each_and_their_share_of_the_cores():
     assert [s["seed"] for s in saw] == [0, 1]  # in the order of the jobs
     assert {s["CUDA_VISIBLE_DEVICES"] for s in saw} == {"5", "MIG-7"}
     assert len({s["pid"] for s in saw} | {os.getpid()}) == 3
-    assert {s["OMP_NUM_THREADS"] for s in saw} == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
+    assert {s["OMP_NUM_THREADS"] for s in saw} == {str(max(1, count_cores() // 2))}
 
 
 def test_killed_worker_is_replaced_and_takes_nobody_with_it(capsys):
