@@ -47,6 +47,7 @@ _NAMES = {
     "seal": "scaling.analysis.forecasts.seals",
     "settle": "scaling.analysis.forecasts.settling",
     "scoreboard": "scaling.analysis.forecasts.settling",
+    "write_bundle": "scaling.analysis.data.bundling",
     "next_sweep": "scaling.analysis.allocation.design",
     "simulate": "scaling.analysis.data.simulation",
     "simulate_design": "scaling.analysis.designs.simulation",

@@ -137,4 +137,5 @@ def test_raised_numbers_version_gives_every_run_another_name(tmp_path, monkeypat
     plan = small_plan(tmp_path)
     before = (plan.hash, plan.setting_hash)
     monkeypatch.setattr(plan_module, "NUMBERS_VERSION", 2)
-    assert plan.hash != before[0] and plan.setting_hash != before[1]
+    raised = small_plan(tmp_path)
+    assert raised.hash != before[0] and raised.setting_hash != before[1]

@@ -33,6 +33,12 @@ def make_run(sweep: Path, name: str, *, status: str = "done", **fields) -> Path:
     return folder
 
 
+def damage(folder: Path) -> None:
+    """Leave a run without a readable record, its copy included."""
+    (folder / "run.copy.json").unlink(missing_ok=True)
+    (folder / "run.json").write_text("{")
+
+
 def weights(folder: Path) -> bool:
     return (folder / "checkpoint" / "model.safetensors").exists()
 
@@ -47,7 +53,7 @@ def test_clean_frees_finished_runs_and_touches_no_record(tmp_path, capsys):
     done, diverged = make_run(sweep, "1k"), make_run(sweep, "2k", status="diverged")
     held = [make_run(sweep, n, status=s) for n, s in (("3k", "running"), ("4k", "failed"))]
     damaged = make_run(sweep, "5k")
-    (damaged / "run.json").write_text("{")
+    damage(damaged)
     before = {f: everything_else(f) for f in (done, diverged, *held, damaged)}
     command = ["clean", "扫描", f"results={sweep.parent}"]
     assert main(command) == 0

@@ -52,6 +52,7 @@ def test_other_fits_refuse_too(act):
         act(simulated(data_hash=["aa", "bb"]))
 
 
+@pytest.mark.slow
 def test_audit_reports_what_a_fit_refuses():
     runs = simulated(data_hash=["aa", "bb"])
     found = sl.audit(runs, laws=("chinchilla",), objectives=("huber_log",), outliers=("none",), resamples=20)  # fmt: skip

@@ -32,11 +32,13 @@ usage: scaling VERB [SWEEP] [key=value ...]
   next      the runs that say most about a larger compute       scaling next quickstart target.flops=1e14
   export    a run as a Hugging Face model folder                scaling export RUN my_model
   clean     disk used; checkpoints that nobody needs any more   scaling clean quickstart
+  merge     runs of other results folders into this one         scaling merge other/results
+  bundle    a sweep as one file that a colleague loads          scaling bundle quickstart
   demo      plan, train, fit, verify on an embedded example     scaling demo
   keys      every key with default, unit and meaning            scaling keys optim
 
 SWEEP is a file of sweeps/ (yours in ./sweeps, or one of: {sweeps}).
-What reads results takes a table too: a CSV, JSONL or Parquet file of anybody's runs.
+What reads results takes a table too: a CSV, JSONL or Parquet file of anybody's runs, or a bundle.
 Numbers may be written 40M, 2.5B, 1e18. `scaling VERB --help` says more."""
 
 VERBS = {
@@ -54,6 +56,8 @@ VERBS = {
     "audit": "scaling.cli.audit",
     "export": "scaling.cli.export",
     "clean": "scaling.cli.clean",
+    "merge": "scaling.cli.merge",
+    "bundle": "scaling.cli.bundle",
     "demo": "scaling.cli.demo",
     "keys": "scaling.cli.keys",
 }

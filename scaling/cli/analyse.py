@@ -153,11 +153,14 @@ def sweep_file(folder: Path) -> Mapping[str, Any]:
     """Read the copy of the sweep that was left beside its records; empty if there is none."""
     import yaml
 
+    from scaling.analysis.data.bundles import Bundle, is_bundle
+
     path = folder / "sweep.yaml"
-    if not path.is_file():
+    bundled = Bundle(folder).text("sweep.yaml") if is_bundle(folder) else None
+    if bundled is None and not path.is_file():
         return {}
     try:
-        values = yaml.safe_load(path.read_bytes())
+        values = yaml.safe_load(path.read_bytes() if bundled is None else bundled)
     except (yaml.YAMLError, UnicodeDecodeError):
         values = None
     if not isinstance(values, dict):

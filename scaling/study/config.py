@@ -43,7 +43,7 @@ class ModelConfig:
     qk_norm: str = _key("none", "", "RMS norm of queries and keys, per head or over all of them.", choices=("none", "head", "full"))
     tied: bool = _key(False, "", "Output head shares the token embedding.")
     bias: bool = _key(False, "", "Biases in linear layers and in LayerNorm.")
-    init_from: str | None = _key(None, "folder", "Weights to start from: a Hugging Face model (llama, gpt2) or one of our runs; sizes left null and parts at their default are taken from it.")
+    init_from: str | None = _key(None, "folder", "Weights to start from: a Hugging Face model (llama, gpt2) or one of our runs (its folder, or its id under `results`); sizes left null and parts at their default are taken from it.")
     norm_eps: float = _key(1e-5, "", "Added to the variance in norms; 1e-5 in GPT-2 and Llama 2, 1e-6 in Llama 1.", above=0)
 
 
@@ -142,6 +142,7 @@ class TrackerConfig:
     name: str = _key("none", "", "none or wandb.", choices=("none", "wandb"), numbers=False)
     project: str = _key("scaling", "", "wandb project.", numbers=False)
     entity: str | None = _key(None, "", "wandb entity.", numbers=False)
+    tags: str | None = _key(None, "", "Further wandb tags, with commas; family, data, budget, objective and optimiser are tags anyway.", numbers=False)
     mode: str = _key("offline", "", "wandb mode; offline needs no account and never waits for a server.", choices=("offline", "online", "disabled"), numbers=False)
 
 

@@ -253,7 +253,7 @@ def _adopt(config: RunConfig) -> tuple[RunConfig, Pretrained | None]:
     """Fill in the shape of the weights that a run starts from, if it starts from any."""
     if config.model.init_from is None:
         return config, None
-    source = open_pretrained(config.model.init_from)
+    source = open_pretrained(config.model.init_from, results=config.results)
     model = adopt_shape(config.model, source, vocab=config.data.vocab, objective=config.objective)
     return dataclasses.replace(config, model=model), source
 

@@ -7,6 +7,7 @@ a plan needs the shape and the hash alone.
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import json
 from dataclasses import dataclass, replace
@@ -55,18 +56,27 @@ class Pretrained:
     hash: str
 
 
-def open_pretrained(folder: str | Path) -> Pretrained:
+def open_pretrained(folder: str | Path, *, results: str | Path | None = None) -> Pretrained:
     """Look at a folder of weights: one of our runs or a Hugging Face model.
+
+    Args:
+        folder: its path, or a run's id.
+        results: where a run of that id is looked for if the path is not there, as in a results folder
+            that was moved. The weights' hash is in the name of what starts from them, so that
+            another run cannot take its place unnoticed.
 
     Raises:
         CheckpointError: it holds no weights that can be read.
         ConfigError: it is no such folder, or its model is none that ours can be.
     """
     path = Path(folder).expanduser()
+    if not path.exists() and results is not None and path.name:
+        path = next((p.parent for p in sorted(Path(results).glob(f"*/{glob.escape(path.name)}/run.json"))), path)  # fmt: skip
     if (path / "run.json").is_file():
         return _open_run(path)
     if (path / "config.json").is_file():
-        return _open_hub(path, str(folder))
+        # records travel: of a path only the last part is of use elsewhere
+        return _open_hub(path, path.name if Path(folder).is_absolute() else str(folder))
     raise ConfigError(
         f"{folder}: holds neither run.json nor config.json. Give the folder of a finished run, or of "
         "a Hugging Face model of the family llama or gpt2."

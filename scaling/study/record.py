@@ -220,6 +220,13 @@ def record_fields() -> Iterator[tuple[str, str, str]]:
         yield f.name, f.metadata["unit"], f.metadata["meaning"]
 
 
+def record_types() -> Iterator[tuple[str, str]]:
+    """Yield every field of the record with its type, without null: int, float, str, bool, dict or list."""
+    for f in dataclasses.fields(RunRecord):
+        kinds = [kind.split("[")[0] for kind in str(f.type).split(" | ") if kind != "None"]
+        yield f.name, "float" if "float" in kinds else kinds[0]
+
+
 # Training-curve rows: a row has `train_loss` or `val_loss` beside the common keys.
 METRIC_FIELDS = {
     "step": ("steps", "optimiser steps done"),

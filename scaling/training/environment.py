@@ -29,6 +29,7 @@ _JOB = "job"  # another job on the same machines is no other life
 _LAUNCHERS = (
     ("SLURM_JOB_ID", "slurm"),
     ("RAY_JOB_ID", "ray"),
+    ("RAY_RAYLET_PID", "ray"),  # what a worker of Ray 2 has
     ("TORCHELASTIC_RUN_ID", "torchrun"),
     ("SCALING_LAUNCHER", "local"),
 )

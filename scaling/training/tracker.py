@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from scaling.study.config import config_values
 from scaling.study.plan import RunPlan
 from scaling.study.record import RunRecord
+from scaling.study.units import format_flops, format_quantity
+
+TAG = 64  # characters: the longest tag that wandb takes
 
 
 class Tracker:
     """Mirrors one run to wandb; the first failure is noted and ends the mirroring.
 
-    One wandb run per run id, so that a resumed run goes on in the same place; group is the sweep.
+    One wandb run per run id, so that a resumed run goes on in the same place. Group is the sweep, the
+    job type the role, tags say model, data, budget, objective and optimiser.
     """
 
     def __init__(self, run: Any, note: Callable[[str], None]) -> None:
@@ -71,12 +77,33 @@ def open_tracker(
             project=tracker.project, entity=tracker.entity, group=plan.config.sweep,
             mode="online" if tracker.mode == "online" else "offline",
             id=plan.run_id, name=plan.run_id, resume="allow", dir=str(plan.folder), job_type=plan.config.role,
-            config={**plan.config.to_dict(), "record": record.to_dict()}, settings=_settings(wandb),
+            tags=list_tags(plan), config=flat_config(plan, record), settings=_settings(wandb),
         )  # fmt: skip
     except Exception as error:  # wandb's failures have no common base; none may stop a run
         note(f"tracker: wandb could not start ({_first_line(error)}); the run goes on without it")
         return None
     return Tracker(run, note)
+
+
+def list_tags(plan: RunPlan) -> list[str]:
+    """Return what runs are picked by: family, data, budget, objective, optimiser, and tracker.tags."""
+    config = plan.config
+    data = Path(config.data.path).name if config.data.path else config.data.source
+    budget = (
+        f"C={format_flops(config.budget.flops)}"
+        if config.budget.flops
+        else f"D={format_quantity(plan.tokens)}"
+    )
+    own = [tag.strip() for tag in (config.tracker.tags or "").split(",")]
+    tags = [config.model.family, data, budget, plan.objective, config.optim.name, *own]
+    return list(dict.fromkeys(tag[:TAG] for tag in tags if tag))
+
+
+def flat_config(plan: RunPlan, record: RunRecord) -> dict[str, Any]:
+    """Return every key under its dotted name, and what is known of the record as `record.NAME`."""
+    asked = {key.name: value for key, value in config_values(plan.config)}
+    known = {f"record.{k}": v for k, v in record.to_dict().items() if v is not None}
+    return asked | known
 
 
 def _settings(wandb: Any) -> Any:

@@ -15,6 +15,7 @@ import yaml
 
 from scaling.analysis.allocation.aim import DECISIONS, Aim
 from scaling.analysis.allocation.choice import Caps, Chosen, choose_runs
+from scaling.analysis.data.bundles import config_text
 from scaling.analysis.data.runs import Runs
 from scaling.analysis.fits.fitting import Fit
 from scaling.study.config import RunConfig, config_keys, config_values
@@ -253,12 +254,10 @@ def shared_settings(runs: Runs) -> dict[str, Any]:
         {group: {key: value}}; empty for runs from a table, which have no configuration.
     """
     folders = runs.fit_rows["folder"].dropna() if "folder" in runs.fit_rows else []
-    paths = [Path(f) / "config.yaml" for f in folders]
+    texts = [text for f in folders if (text := config_text(Path(f))) is not None]
     asked = [
         {key.name: value for key, value in config_values(config)}
-        for path in paths
-        if path.is_file()
-        for config in [RunConfig.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))]
+        for config in (RunConfig.from_dict(yaml.safe_load(text)) for text in texts)
     ]
     shared: dict[str, Any] = {}
     for name, default in ((k.name, k.default) for k in config_keys()):

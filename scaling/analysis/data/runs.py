@@ -307,7 +307,7 @@ def load(
     """Load runs from folders, table files, DataFrames or wandb into one table.
 
     Args:
-        sources: a folder of run folders (or of sweeps, or one run); a .csv, .tsv, .json, .jsonl or
+        sources: a folder of run folders (or of sweeps, or one run); a bundle (.scaling.zip); a .csv, .tsv, .json, .jsonl or
             .parquet file, or a DataFrame, with two of N, D, C and a loss (common names are
             understood); "wandb:ENTITY/PROJECT", or a folder with wandb's offline runs. Several
             are told apart by column `study`; {label: source} chooses the labels.

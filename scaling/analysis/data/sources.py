@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from scaling.analysis.data import wandb_runs
+from scaling.analysis.data.bundles import is_bundle, read_bundle
 from scaling.analysis.data.columns import ColumnMap
 from scaling.analysis.data.curves import History
 from scaling.analysis.data.tables import Problem, read_folder, read_table, tidy_table
@@ -106,6 +107,9 @@ def _open(source: Any, label: str, how: ColumnMap) -> Loaded:
         table, histories = wandb_runs.read_project(text[len(wandb_runs.PREFIX) :])
         return Loaded(table, histories=histories, how=how, label=label, where=text)
     path = Path(text)
+    if is_bundle(path):
+        table, histories = read_bundle(path)
+        return Loaded(table, histories=histories, label=label, where=text)
     if not path.is_dir():
         table = read_table(path)
         stored = ColumnMap.beside(path)
