@@ -167,3 +167,10 @@ def test_clean_refuses_options_it_does_not_know(tmp_path, capsys, wrong):
     make_run(tmp_path / "a", "1k")
     assert main(["clean", "a", f"results={tmp_path}", wrong]) == 1
     assert "yes" in capsys.readouterr().err
+
+
+def test_clean_says_so_where_there_is_nothing_to_remove(tmp_path, capsys):
+    make_run(tmp_path / "a", "1k", status="failed")
+    assert main(["clean", "a", f"results={tmp_path}", "yes=true"]) == 0
+    text = capsys.readouterr().out
+    assert "0 B can be freed" in text and "Checkpoints of 1 run stay (failed" in text

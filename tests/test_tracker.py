@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,16 @@ BLOCK = 32_768  # LevelDB log framing, which wandb files use after a 7-byte head
 
 
 def read_wandb(path: Path) -> list:
-    """Read the records of a .wandb file."""
+    """Read the records of a .wandb file, which another process writes, on a busy machine a little later."""
+    end = time.monotonic() + 20  # s; usually it is complete at once
+    while True:
+        records = _read_records(path)
+        if any(r.WhichOneof("record_type") == "exit" for r in records) or time.monotonic() > end:
+            return records
+        time.sleep(0.1)
+
+
+def _read_records(path: Path) -> list:
     from wandb.proto import wandb_internal_pb2
 
     data, position, part, records = path.read_bytes(), 7, b"", []

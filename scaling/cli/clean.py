@@ -17,6 +17,7 @@ it cannot be exported or scored on further texts.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -63,10 +64,13 @@ def run_clean(arguments: Sequence[str]) -> int:
     folder = _folder(names[0], results)
     needed = {} if is_true(options, "needed") else find_needed(folder.parent, _sweep_files())
     survey = survey_sweep(folder, needed)
+    if not survey.leftovers:
+        print(f"{_title(survey)}\n{_stays(survey)}")
+        return 0
     print(_details(survey) if is_true(options, "details") else _summary(survey))
     if not yes:
-        if survey.leftovers:
-            print(f"\nNothing was removed. To do it: scaling clean {' '.join(arguments)} yes=true")
+        again = " ".join(a for a in map(shlex.quote, arguments) if not a.startswith("yes="))
+        print(f"\nNothing was removed. To do it: scaling clean {again} yes=true")
         return 0
     return _remove(survey)
 
@@ -145,7 +149,8 @@ def _stays(survey: Survey) -> str:
     lines = ["Records, metrics, configurations and notes stay."]
     for reason, runs in survey.kept.items():
         names = ", ".join(runs[:SHOWN]) + (" ..." if len(runs) > SHOWN else "")
-        lines.append(f"Checkpoints of {len(runs)} runs stay ({reason}): {names}")
+        count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+        lines.append(f"Checkpoints of {count} stay ({reason}): {names}")
     return "\n".join(lines)
 
 
