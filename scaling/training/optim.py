@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -104,9 +105,26 @@ def build_optimizer(
     by_muon, others = (
         [groups[k] for k in sorted(groups) if k[0] is muon] for muon in (True, False)
     )
+    _spare_compiler()
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     adamw = torch.optim.AdamW(others, lr=lr, betas=(config.beta1, config.beta2), fused=fused)
     return MuonAdamW(by_muon, adamw, lr=lr) if by_muon else adamw
+
+
+def _spare_compiler() -> None:
+    """Let optimisers be built without importing torch's compiler, where it is not there yet.
+
+    torch shields these methods from being traced, and loads its compiler for that when they are first
+    called: 1.3 s of CPU time, as much as torch itself takes, in every process that trains. Nothing here
+    traces an optimiser. The attribute is where torch itself keeps the shielded function (seen in 2.13);
+    should another torch not read it, the compiler is loaded as before.
+    """
+    if "torch._dynamo" in sys.modules:
+        return
+    for method in (torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.zero_grad):
+        plain = getattr(method, "__wrapped__", None)
+        if plain is not None and not hasattr(plain, "__dynamo_disable"):
+            setattr(plain, "__dynamo_disable", plain)  # in a class it would be mangled
 
 
 class MuonAdamW(torch.optim.Optimizer):
