@@ -2,17 +2,18 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.scatter [params=100k] [tokens=2M] [results=results/scatter]
 
-Two seeds of one model are scored on 2M unseen tokens of the Python sources, in documents of at most
-16 kB as a validation text of usual size has them, and cut into texts of 32k to 131k tokens. The SD of the losses of these texts is what a standard error
+Two seeds of one model learn from the long files of Python's library and are scored on 2M bytes of
+its short ones, at most 16 kB as in a validation text of usual size, cut into texts of 32k to 131k. The SD of the losses of these texts is what a standard error
 ought to state; beside it stand errors over documents (the jackknife that records hold, and the
 linear formula of a ratio), over blocks of sequences and over sequences. One minute on one core.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,69 +23,69 @@ from scaling.study.plan import RunPlan, make_plan
 from scaling.study.table import Table
 from scaling.study.units import format_quantity
 from scaling.training.checkpoint import load_weights
-from scaling.training.data import TokenData, TokenStore, prepare
+from scaling.training.data import TokenStore
 from scaling.training.data.dataset import sequences
+from scaling.training.data.sources import stdlib_documents
 from scaling.training.device import choose_engine
 from scaling.training.evaluate import EVAL_TOKENS, group_starts, standard_error
 from scaling.training.model import Transformer
 from scaling.training.trainer import train
 
 CONTEXT = 128
-HELD_OUT = 8_000_000  # tokens that are not trained on
-LONGEST = 16_384  # tokens of a document: longer ones are rare in a small held-out text
-UNSEEN = 2_031_616  # tokens scored: 62 texts of 32k
+LONGEST = 16_384  # bytes of a short file
+UNSEEN = 2_031_616  # bytes scored: 62 texts of 32k
 TEXTS = (32_768, 65_536, 131_072)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Train what is missing, score, print both tables."""
     given = dict(a.split("=", 1) for a in arguments)
-    made = [plan_of(seed, given) for seed in (0, 1)]
-    data = prepare(made[0].config.data, context=CONTEXT)
-    tokens, ends = short_documents(data)
-    losses = [token_losses(plan, tokens) for plan in made]
+    folder = Path(given.get("results", "results/scatter"))
+    long, short = split_library()
+    text = folder / "long.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    text.write_text("".join(json.dumps({"text": d}) + "\n" for d in long))
+    tokens = np.frombuffer("".join(short).encode(), np.uint8)[: UNSEEN + 1]
+    losses = [token_losses(plan_of(seed, text, given), tokens) for seed in (0, 1)]
+    ends = np.cumsum([len(d.encode()) for d in short])
     ends = ends[ends < len(losses[0])] - 1  # losses are those of targets, from the second token
     print(errors(losses[0], ends).markdown(), end="\n\n")
     print(differences(*losses).markdown())
 
 
-def plan_of(seed: int, given: dict[str, str]) -> RunPlan:
+def plan_of(seed: int, text: Path, given: dict[str, str]) -> RunPlan:
     """Plan one of the two runs."""
     values = {
         "model": {"params": given.get("params", "100k"), "context": CONTEXT},
-        "data": {"val_tokens": HELD_OUT},
+        "data": {"source": "text", "path": str(text), "val_tokens": 524_288},
         "budget": {"tokens": given.get("tokens", "2M")},
         "train": {"threads": 1, "evals": 1},
-        "results": given.get("results", "results"),
-        "sweep": "scatter",
+        "results": str(text.parent),
+        "sweep": "runs",
         "seed": seed,
     }
     return make_plan(RunConfig.from_dict(values))
 
 
-def short_documents(data: TokenData) -> tuple[TokenStore, np.ndarray]:
-    """Return UNSEEN held-out tokens in short documents, and the place after each document."""
-    edges = [0, *(e for e in np.asarray(data.document_ends) if e > 0), len(data.val)]
-    spans = [(a, b) for a, b in pairwise(edges) if b - a <= LONGEST]
-    tokens = np.concatenate([data.val.windows(np.array([a]), b - a)[0] for a, b in spans])
-    if len(tokens) <= UNSEEN:
-        print(f"only {len(tokens):,} of {UNSEEN:,} tokens are in short documents")
-    ends = np.cumsum([b - a for a, b in spans])
-    store = TokenStore(
-        shards=(tokens[: UNSEEN + 1].astype(np.uint32),), vocab=data.vocab, sha256=""
-    )
-    return store, ends
+def split_library() -> tuple[list[str], list[str]]:
+    """Return the long files and the short ones, the latter in an order that means nothing."""
+    files = list(stdlib_documents())
+    long = [f for f in files if len(f.encode()) > LONGEST]
+    short = [f for f in files if len(f.encode()) <= LONGEST]
+    order = np.random.default_rng(0).permutation(len(short))
+    return long, [short[i] for i in order]
 
 
-def token_losses(plan: RunPlan, tokens: TokenStore) -> np.ndarray:
+def token_losses(plan: RunPlan, tokens: np.ndarray) -> np.ndarray:
     """Train the run if it is not there; return the loss of every unseen token [nats]."""
     train(plan)
     engine = choose_engine(plan.shape, batch_seqs=1, train=plan.config.train)
     model = Transformer(plan.shape, attention=engine.attention)
     load_weights(plan.folder, model)
+    store = TokenStore(shards=(tokens,), vocab=plan.shape.vocab, sha256="")
     rows = []
     with torch.inference_mode():
-        for x, y, _ in sequences(tokens, context=CONTEXT, batch_seqs=EVAL_TOKENS["cpu"] // CONTEXT):
+        for x, y, _ in sequences(store, context=CONTEXT, batch_seqs=EVAL_TOKENS["cpu"] // CONTEXT):
             loss_BT = model(torch.as_tensor(x), torch.as_tensor(y), reduction="none")
             rows.append(loss_BT.double().numpy().ravel())
     return np.concatenate(rows)

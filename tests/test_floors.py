@@ -75,10 +75,10 @@ def test_lazy_names_all_exist():
 
 def test_training_alone_loads_neither_compiler_nor_several_processes():
     code = """if True:
-        import sys, scaling.training.trainer
+        import sys, torch, scaling.training.trainer
         from scaling.study.config import OptimConfig
         from scaling.training.optim import build_optimizer
-        build_optimizer(scaling.training.trainer.torch.nn.Linear(2, 2), OptimConfig(), lr=0.1, weight_decay=0.1)
+        build_optimizer(torch.nn.Linear(2, 2), OptimConfig(), lr=0.1, weight_decay=0.1)
         print([m for m in sys.modules if "fsdp" in m or m == "torch._dynamo"])
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
