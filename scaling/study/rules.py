@@ -1,8 +1,9 @@
 """Batch, learning rate and weight decay as pure functions of (N, D).
 
 The same plan on 1, 8 or 64 devices trains the same run. The constants are checked at the scale of
-the embedded sweeps (2k to 60k parameters) by `sweeps/check_lr.yaml` and `sweeps/check_batch.yaml`,
-with figures in docs/hyperparameters.md; at other scales they are where a search starts.
+the embedded sweeps by `sweeps/check_lr.yaml` (2k to 60k parameters), `sweeps/check_lr_large.yaml`
+(100k and 172k) and `sweeps/check_batch.yaml`, with figures in docs/hyperparameters.md; at other
+scales they are where a search starts.
 """
 
 from __future__ import annotations
