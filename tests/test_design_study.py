@@ -123,6 +123,8 @@ def test_repeated_text_is_simulated_by_a_law_of_repeats():
     points = {"N": np.full(16, 1e8) * np.repeat([1, 4], 8), "D": np.tile((U * epochs).ravel(), 2), "unique_tokens": np.tile(U.ravel(), 2)}  # fmt: skip
     study = simulate_design(points, studies=20)
     assert study.truth.surface.law.name == "data_repeats" and 1 < study.within("R_D") < 20
+    found = judge_design(study)  # 1e8 tokens for 4e8 parameters, 16 and 40 times
+    assert any("0.25 unique tokens per parameter" in w for w in found) and "W-EPOCH" in codes(found)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from scaling.analysis.data.runs import load
+from scaling.cli import main
 from scaling.study.designs import (
     isoflop_points,
     ladder_points,
@@ -67,3 +69,38 @@ def test_repeats_see_each_text_as_often_as_asked():
 def test_design_that_makes_no_points_is_refused_by_its_key(name, design, said):
     with pytest.raises(ConfigError, match=said):
         make_points(name, design)
+
+
+@pytest.mark.slow
+def test_repeated_text_is_trained_and_fitted_by_its_law(tmp_path, monkeypatch, capsys):
+    """The sweep file itself in small: text seen as often as designed, and a fit that reads it."""
+    monkeypatch.chdir(tmp_path)
+    small = [
+        "design.repeats.unique_tokens=[8k,32k]",
+        "design.repeats.epochs=[1,4,16]",
+        "model.params=1.5k,3k",
+    ]
+    quick = ["data.val_tokens=8192", "train.evals=1", "hydra.launcher.n_jobs=1"]
+    assert main(["train", "data_constrained", *small, *quick]) == 0
+    runs = load("results/data_constrained")
+    assert len(runs) == 12
+    # whole steps round D by up to half of one in 60
+    assert sorted({round(e) for e in runs.column("epochs")}) == [1, 4, 16]
+    assert {int(u) for u in runs.column("unique_tokens")} == {8000, 32000}
+    capsys.readouterr()
+    assert main(["fit", "data_constrained", "law=data_repeats"]) == 0
+    assert "R_D" in capsys.readouterr().out
+    assert (
+        main(
+            [
+                "plan",
+                "data_constrained",
+                "calibrate=false",
+                *small,
+                "simulate.law=results/data_constrained/fit.json",
+                "simulate.studies=10",
+            ]
+        )
+        == 0
+    )
+    assert "the fit to 12 runs" in capsys.readouterr().out

@@ -279,6 +279,13 @@ def test_optimal_agrees_with_the_closed_form_and_has_intervals():
         fit(tiny(), "power_C_floor", intervals="none").optimal(1e15)
 
 
+def test_saved_fit_keeps_an_optimum_whose_curvature_has_no_inverse(tmp_path):
+    f = fit(tiny(noise=0.01), intervals="none")
+    lost = dataclasses.replace(f.certificate, decrement=np.inf, gap=np.inf)
+    f = dataclasses.replace(f, certificate=lost)
+    assert Fit.load(f.save(tmp_path / "fit.json")).certificate == lost
+
+
 def test_saved_fit_loads_into_the_same_object(tmp_path):
     f = fit(tiny(noise=0.01), resamples=50)
     g = Fit.load(f.save(tmp_path / "fit.json"))

@@ -21,6 +21,9 @@ from scaling.study.units import format_flops, format_quantity
 LEAST_BUDGETS, LEAST_SPAN, LEAST_SIZES = 3, 10.0, 3
 SAME_RATIO = 1.5  # D/N that varies less is one ratio, as after a fit (W-TPP)
 LARGEST_CORRELATION = 0.9  # of ln N and ln D, as the laws' own needs say
+# Measured on bytes at 2k and 6k parameters, 8k and 32k unique tokens, up to 32 epochs: at 1.3 to 5 unique
+# tokens per parameter the loss rises from 8 or 16 epochs on, at 16 it stays (docs/designing.md).
+BY_HEART, OFTEN = 5.0, 8.0
 SHOWN = 3  # sizes or budgets that a warning names
 
 
@@ -40,6 +43,7 @@ def judge_design(
     found = [
         *_ratio(frame),
         *(_budgets(study.runs, study.truth, study.cost) if isoflop else _compute(frame)),
+        *_by_heart(study.runs.fit_rows),
         *judge_settings(frame["N"].to_numpy(), asked),
     ]
     if far > FAR:
@@ -60,6 +64,14 @@ def _ratio(frame: pd.DataFrame) -> Iterator[str]:
         yield warn("W-DESIGN", f"all runs have one {still}: they show how the loss falls with {other}, and no optimum of N and D.")  # fmt: skip
     elif np.corrcoef(log_n, log_d)[0, 1] > LARGEST_CORRELATION:
         yield warn("W-DESIGN", f"N and D rise together (correlation of their logs {np.corrcoef(log_n, log_d)[0, 1]:.2f}), so that alpha is hardly told from beta. Add large sizes with few tokens and small ones with many.")  # fmt: skip
+
+
+def _by_heart(rows: pd.DataFrame) -> Iterator[str]:
+    """Texts so small beside the model that they are learnt by heart."""
+    few = rows["unique_tokens"] / rows["N"]
+    worst = few[rows["D"] >= OFTEN * rows["unique_tokens"]].min()
+    if worst < BY_HEART:
+        yield warn("W-EPOCH", f"some runs see {worst:.2g} unique tokens per parameter {OFTEN:g} times or more: they are learnt by heart, and the loss rises again, which no law of repeats describes. Use more unique tokens or smaller models, {BY_HEART:g} tokens per parameter at least.")  # fmt: skip
 
 
 def _compute(frame: pd.DataFrame) -> Iterator[str]:

@@ -35,10 +35,15 @@ PLAIN = (
 
 
 def write_fit(fit: Fit, path: Path) -> Path:
-    """Write a fit atomically; an infinite gap between basins (there is one only) is null."""
-    certificate = asdict(fit.certificate)
-    if math.isinf(certificate["gap"]):
-        certificate["gap"] = None
+    """Write a fit atomically; what is infinite in its certificate is null.
+
+    So is the gap between basins where there is one only, and the gain of a further step where the
+    curvature at the optimum has no inverse.
+    """
+    certificate = {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v
+        for k, v in asdict(fit.certificate).items()
+    }
     values: dict[str, Any] = {
         "format": FORMAT,
         "law": fit.law.name,
@@ -96,7 +101,7 @@ def read_fit(path: Path) -> Fit:
             raise ValueError(f"format {values['format']!r}, this package reads {FORMAT}")
         c = values["certificate"]
         c |= {"basins": tuple(map(tuple, c["basins"])), "on_bound": tuple(c["on_bound"])}
-        c["gap"] = math.inf if c["gap"] is None else c["gap"]
+        c = {k: math.inf if v is None else v for k, v in c.items()}
         parts = {k: values[k] for k in PLAIN} | {"warnings": tuple(values["warnings"])}
         parts["draws"] = {k: np.array(d, float) for k, d in values["draws"].items()}
         parts["runs"] = Runs(pd.DataFrame(values["runs"]), **values["conventions"])
