@@ -20,7 +20,7 @@ usage: scaling VERB [SWEEP] [key=value ...]
   train     train one run,                                      scaling train model.params=1M
             what is missing of a sweep,                         scaling train quickstart
             or a grid from the command line                     scaling train -m model.params=1M,4M
-  status    done, running, waiting, failed; all sweeps, or one  scaling status quickstart
+  status    done, running, failed, the law so far; --watch live scaling status quickstart
   evaluate  score finished runs on further texts               scaling evaluate quickstart data.validation.zh=zh.txt
   fit       fit a law: parameters with intervals, optimum       scaling fit runs.csv law=chinchilla
   noise     scatter between seeds, and how many a study needs  scaling noise quickstart
