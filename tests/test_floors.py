@@ -82,4 +82,6 @@ def test_training_alone_loads_neither_compiler_nor_several_processes():
         print([m for m in sys.modules if "fsdp" in m or m == "torch._dynamo"])
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"  # FSDP takes two seconds to import, the compiler one and more
+    assert (
+        done.stdout.strip() == "[]"
+    )  # FSDP takes two seconds to import, the compiler one and more
