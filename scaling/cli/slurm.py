@@ -48,7 +48,13 @@ def submit_jobs(jobs: Sequence[Job], folder: Path, settings: Mapping[str, Any]) 
     for packs, how in _classes(jobs, settings):
         most = max_array_size()
         for first in range(0, len(packs), most):
-            submissions.append(_submit(packs[first : first + most], folder, how))
+            try:
+                submissions.append(_submit(packs[first : first + most], folder, how))
+            except TrainError as error:
+                if not submissions:
+                    raise
+                jobs = sum(len(s.jobs) for s in submissions)
+                raise TrainError(f"{error} {jobs} jobs were submitted before, and stay.") from None
     return submissions
 
 
@@ -131,7 +137,7 @@ def _submit(packs: Sequence[Pack], folder: Path, settings: Mapping[str, Any]) ->
         for handle, pack in zip(handles, packs, strict=True)
     }
     submission = Submission(
-        engine="slurm", name=str(settings["name"]), jobs=jobs, at=now.isoformat(timespec="seconds"),
+        engine="slurm", name=str(settings["name"]), jobs=jobs, at=now.isoformat(timespec="milliseconds"),
         by=getpass.getuser(), host=socket.gethostname(), folder=logs,
     )  # fmt: skip
     write_submission(submission)
