@@ -18,6 +18,7 @@ import yaml
 
 import scaling
 from scaling.cli.jobs import Job
+from scaling.cli.packing import GPU_SPEED
 from scaling.cli.slurm import submit_jobs
 from scaling.cli.submissions import LOGS, queued_runs
 from scaling.study.config import RunConfig
@@ -60,7 +61,8 @@ def plan_runs(count: int) -> list[RunPlan]:
 def measure(plans: list[RunPlan], folder: Path, how: str) -> tuple[str, ...]:
     """Submit runs and ask for them once; return a row of the table."""
     settings = yaml.safe_load((data_dir("conf") / "hydra/launcher/slurm.yaml").read_text())
-    settings |= {"name": how, "pack_minutes": HOWS[how]}
+    # the speed of a GPU, on which runs of this size are short
+    settings |= {"name": how, "pack_minutes": HOWS[how], "flops_per_second": GPU_SPEED}
     start = time.perf_counter()
     submissions = submit_jobs([Job((), (p,)) for p in plans], folder, settings)
     took = time.perf_counter() - start

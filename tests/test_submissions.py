@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
+import threading
 
 import pytest
 from small_run import small_plan
 
 from scaling.cli import main
-from scaling.cli.batch import FRUITLESS, Batch
+from scaling.cli.batch import FRUITLESS, Batch, is_held, wait_for_silent
 from scaling.cli.jobs import Job
 from scaling.cli.packing import pack_jobs
 from scaling.cli.slurm import job_speed
@@ -24,6 +26,7 @@ from scaling.cli.submissions import (
 from scaling.study.errors import TrainError
 from scaling.study.record import read_record
 from scaling.training.claim import Claim, find_holder
+from scaling.training.interrupt import Interrupt, leave
 
 TINY = [
     "model.layers=2", "model.width=16", "model.heads=2", "model.context=32", "data.source=markov",
@@ -164,3 +167,25 @@ def test_next_life_of_a_slurm_job_takes_its_own_claim_over(tmp_path, monkeypatch
 def test_slurm_is_only_asked_where_it_is(tmp_path, no_slurm):
     assert shutil.which("squeue") is None
     assert ended_runs(tmp_path, ["a"]) == {}
+
+
+def test_signal_before_a_time_limit_is_the_trainers_while_it_trains(handlers):
+    signal.signal(signal.SIGUSR2, leave)  # as a job does
+    with Interrupt() as interrupt, interrupt.deferred():
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert interrupt.signal == signal.SIGUSR2  # kept until a step is done
+    with pytest.raises(SystemExit) as end:  # nothing to save: importing, between two runs
+        os.kill(os.getpid(), signal.SIGUSR2)
+    assert end.value.code == 128 + signal.SIGUSR2
+
+
+def test_job_of_others_is_waited_for_only_while_it_is_silent(tmp_path, monkeypatch):
+    plan = small_plan(tmp_path)
+    plan.folder.mkdir(parents=True)
+    with Claim(plan.folder):
+        assert is_held([plan])
+        monkeypatch.setattr("scaling.cli.batch.WATCH", 0.1)
+        monkeypatch.setattr("scaling.cli.batch.POLL_SECONDS", 0.2)
+        threading.Timer(0.5, os.utime, [plan.folder / "claim.json"]).start()  # a heartbeat
+        assert not wait_for_silent([plan])
+    assert wait_for_silent([plan])

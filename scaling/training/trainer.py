@@ -30,7 +30,7 @@ def train(plan: RunPlan, *, on_progress: OnProgress | None = None) -> RunRecord:
     """Train a run to the end of its plan and return its record.
 
     A run that is already done or has diverged is returned as it is; one that was interrupted goes
-    on from its last checkpoint, to the bit. A notice (Ctrl-C, SIGTERM, SIGUSR1) saves a checkpoint,
+    on from its last checkpoint, to the bit. A notice (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2) saves a checkpoint,
     leaves the record `running`, and then raises KeyboardInterrupt or SystemExit.
 
     Args:
