@@ -13,6 +13,7 @@ from small_run import small_plan
 
 from scaling.cli import main
 from scaling.cli.batch import FRUITLESS, Batch, is_held, wait_for_silent
+from scaling.cli.compose import compose_sweep
 from scaling.cli.jobs import Job
 from scaling.cli.packing import pack_jobs
 from scaling.cli.slurm import job_speed
@@ -23,6 +24,7 @@ from scaling.cli.submissions import (
     read_submissions,
     write_submission,
 )
+from scaling.cli.sweep import unique_plans
 from scaling.study.errors import TrainError
 from scaling.study.record import read_record
 from scaling.training.claim import Claim, find_holder
@@ -74,6 +76,20 @@ def test_ended_job_is_told_by_its_last_words_and_where_the_rest_is(tmp_path, no_
     assert set(said) == {"a", "c"}
     assert "oom_kill" in said["c"] and str(log) in said["c"] and "job 17_1" in said["c"]
     assert "never started" in said["a"]
+
+
+def test_status_tells_what_became_of_a_job_that_left_no_record(tmp_path, monkeypatch, capsys, no_slurm):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (plan,) = [p for _, p in unique_plans(compose_sweep(TINY).points)]
+    folder = tmp_path / "results" / "single"
+    one = submission(folder, jobs={"17": [plan.run_id]})
+    write_submission(one)
+    assert main(["status", *TINY]) == 0
+    assert "queued" in capsys.readouterr().out  # nobody can be asked here
+    one.log("17").write_text("bash: line 3: module: command not found\n")
+    monkeypatch.setattr("scaling.cli.submissions.ask_slurm", lambda _: {})
+    assert main(["status", *TINY]) == 0
+    assert "module: command not found" in capsys.readouterr().out
 
 
 def test_without_sbatch_the_error_says_where_to_go(tmp_path, monkeypatch, capsys, no_slurm):

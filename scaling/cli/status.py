@@ -40,6 +40,7 @@ from scaling.cli.tally import (
     stand,
     state_of,
     table,
+    with_job,
 )
 from scaling.study.config import FitConfig, RunConfig
 from scaling.study.errors import ConfigError, did_you_mean
@@ -90,18 +91,23 @@ class Board:
     planned: PlannedSweep | None = None
     looks: int = 0
     queued: Mapping[str, Any] = field(default_factory=dict)
+    ended: Mapping[str, str] = field(default_factory=dict)
     glances: dict[str, Any] = field(default_factory=dict)
 
     def look(self) -> list[RunLine]:
         """Return how every run stands now."""
-        from scaling.cli.submissions import queued_runs
+        from scaling.cli.submissions import ended_runs, queued_runs
 
         self.glances = self.ledger.look()
-        if self.looks % QUEUE_EVERY == 0:
+        ask = self.looks % QUEUE_EVERY == 0
+        if ask:
             self.queued = queued_runs(self.folder)
         self.looks += 1
         runs = self.planned.runs if self.planned else self._recorded()
-        return [stand(run, self.glances.get(run.run_id), self.folder / run.run_id, self.queued.get(run.run_id)) for run in runs]  # fmt: skip
+        lines = [stand(run, self.glances.get(run.run_id), self.folder / run.run_id, self.queued.get(run.run_id)) for run in runs]  # fmt: skip
+        if ask:
+            self.ended = ended_runs(self.folder, [line.run_id for line in lines if line.is_stopped])
+        return [with_job(line, self.ended.get(line.run_id)) for line in lines]
 
     def text(self, runs: list[RunLine], *, everything: bool = False) -> str:
         """Return the table of every run, or of many the sum."""

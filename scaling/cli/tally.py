@@ -49,6 +49,18 @@ class RunLine:
     speed: float | None = None
     left: float | None = None
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing is at it, by the records."""
+        return self.state in ("waiting", "interrupted")
+
+
+def with_job(run: RunLine, ended: str | None) -> RunLine:
+    """Add what became of the job that a stopped run was handed to."""
+    if ended is None or not run.is_stopped:
+        return run
+    return replace(run, note="; ".join(filter(None, [run.note, ended])))
+
 
 def stand(
     run: Planned, glance: Glance | None, folder: Path, queued: Queued | None = None
