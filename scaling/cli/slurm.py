@@ -53,8 +53,8 @@ def submit_jobs(jobs: Sequence[Job], folder: Path, settings: Mapping[str, Any]) 
             except TrainError as error:
                 if not submissions:
                     raise
-                jobs = sum(len(s.jobs) for s in submissions)
-                raise TrainError(f"{error} {jobs} jobs were submitted before, and stay.") from None
+                stay = sum(len(s.jobs) for s in submissions)
+                raise TrainError(f"{error} {stay} jobs were submitted before, and stay.") from None
     return submissions
 
 
