@@ -43,10 +43,11 @@ from scaling.cli.tally import (
     with_job,
 )
 from scaling.study.config import FitConfig, RunConfig
+from scaling.study.disk import disk_usage
 from scaling.study.errors import ConfigError, did_you_mean
 from scaling.study.ledger import Ledger
 from scaling.study.table import Table
-from scaling.study.units import parse_quantity
+from scaling.study.units import format_bytes, parse_quantity
 
 # keys of this verb; all others are a run's
 OWN = {
@@ -221,8 +222,10 @@ def _overview(results: Path) -> Table:
         ledger.save()
         if counts:
             said = ", ".join(f"{counts[s]} {s}" for s in STATES if counts[s])
-            rows.append((folder.name, str(counts.total()), said))
+            rows.append((folder.name, str(counts.total()), format_bytes(disk_usage(folder)), said))
     if not rows:
         raise ConfigError(f"{results}: no records. Train something, or set results= to its folder.")
-    note = "By records; `scaling status SWEEP` also counts runs that wait."
-    return Table(("sweep", "runs", "state"), rows, title=f"Records in {results}", note=note)
+    note = "By records; `scaling status SWEEP` also counts runs that wait. Room: `scaling clean`."
+    return Table(
+        ("sweep", "runs", "on disk", "state"), rows, title=f"Records in {results}", note=note
+    )
