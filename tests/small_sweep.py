@@ -48,7 +48,7 @@ def records(folder: Path, *, sweep: str = "small") -> list[RunRecord]:
     return sorted(found, key=lambda r: (r.seed, r.run_id))
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], object], *, seconds: float = 300) -> None:
     """Wait until something has happened elsewhere."""
     end = time.monotonic() + seconds
     while not condition():

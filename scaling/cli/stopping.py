@@ -21,6 +21,7 @@ from scaling.study.plan import RunPlan
 from scaling.training.claim import read_claim
 
 PATIENCE = 60.0  # s for checkpoints to be written; a second notice ends at once
+ORPHAN_SECONDS = 1.0  # between looks for the launcher
 _VARIABLE = "SCALING_LAUNCHER"  # process number of the launcher, inherited by its workers
 
 # of a worker: the launcher it belongs to; null in every other process
@@ -114,10 +115,24 @@ def is_orphaned() -> bool:
     return _launcher is not None and os.getppid() != _launcher
 
 
-def save_if_orphaned(_progress: Any = None) -> None:
-    """Give the run in progress notice, once nobody is there to take its result."""
-    if is_orphaned():
-        os.kill(os.getpid(), signal.SIGTERM)
+@contextmanager
+def save_if_orphaned() -> Iterator[None]:
+    """While runs train, give them notice once nobody is there to take their results."""
+    over = threading.Event()
+
+    def watch() -> None:
+        # by the clock: rows and evaluations of a long run may be minutes apart
+        while not over.wait(ORPHAN_SECONDS):
+            if is_orphaned():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    if _launcher is not None:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def leave_if_orphaned() -> None:

@@ -147,7 +147,8 @@ def train_task(cfg: DictConfig) -> dict[str, Any]:
     config = to_run_config(cfg)
     configs = [config, *(further_configs(config, cfg.together) if cfg.get(TOGETHER) else [])]
     try:
-        records = train_together([make_plan(c) for c in configs], on_progress=save_if_orphaned)
+        with save_if_orphaned():
+            records = train_together([make_plan(c) for c in configs])
         return {r.run_id: r.to_dict() for r in records}
     except SystemExit:  # after a notice, everything saved
         leave_if_orphaned()
