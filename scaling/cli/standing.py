@@ -111,8 +111,10 @@ def describe_standings(standings: Sequence[Standing]) -> str:
 
 
 def _shares(found: Sequence[Standing]) -> str:
-    shares = sorted(s.share for s in found)
-    return f"{'continues' if len(found) == 1 else 'continue'} at {_listed(f'{100 * s:.0f} %' for s in shares)}"
+    shares = [f"{100 * s:.0f} %" for s in sorted(s.share for s in found)]
+    if len(shares) > MOST_LISTED:
+        shares = [f"{shares[0]} to {shares[-1]}"]
+    return f"{'continues' if len(found) == 1 else 'continue'} at {', '.join(shares)}"
 
 
 def _holders(found: Sequence[Standing]) -> str:

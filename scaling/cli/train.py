@@ -8,6 +8,7 @@
   scaling train quickstart hydra/launcher=local                several at once on this machine: its GPUs, or its cores
   scaling train quickstart hydra/launcher=slurm hydra.launcher.partition=gpu    submit and return (docs/cluster.md)
   scaling train quickstart hydra/launcher=ray hydra.launcher.address=auto       on a Ray cluster; without address: on this machine
+  scaling train quickstart retry.diverged=1                    runs that diverged once more, at half the rate
   scaling train mine design.trunks=true                        budgets of one model share a trunk (wsd)
   scaling train model.init_from=my_model budget.tokens=1M      start from a Hugging Face folder or a run
   scaling train model.params=1M data.validation.zh=zh.txt      further held-out texts, by name
