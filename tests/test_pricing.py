@@ -159,3 +159,20 @@ def test_plan_warns_of_rates_set_by_hand_for_each_size(place, capsys):
 def test_train_says_where_keys_of_planning_belong(place, capsys):
     assert main(["train", "mine", "price.rate=2"]) == 1
     assert "price.rate: belongs to `scaling plan`" in capsys.readouterr().err
+
+
+def test_plan_warns_of_rates_that_miss_the_rule(place, capsys):
+    low = ["model.params=10k", "budget.tokens=100k", "optim.lr=1e-4,2e-4,4e-4"]
+    assert main(["plan", *low, "calibrate=false"]) == 0
+    assert (
+        "W-TUNE: rates 0.0001 to 0.0004 do not enclose the rule's for N = 10k"
+        in capsys.readouterr().out
+    )
+    assert main(["plan", *low[:2], "optim.lr_scale=0.5,1,2", "calibrate=false"]) == 0
+    assert "W-TUNE" not in capsys.readouterr().out
+
+
+def test_one_text_is_stored_once_however_much_of_it_is_seen(place, capsys):
+    seen = ["data.unique_tokens=300k,500k", "data.max_epochs=3"]
+    assert main(["plan", "mine", *seen, "calibrate=false"]) == 0
+    assert "at most 981 KiB of tokens" in capsys.readouterr().out  # as without, not twice

@@ -6,6 +6,7 @@ finished runs of the sweep, or by the steps that were timed here; money needs a 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -191,7 +192,9 @@ def _disk(plans: Sequence[RunPlan]) -> str:
     parts = [f"{format_bytes(records)} of records"]
     parts += [f"{format_bytes(weights)} of final weights"] if weights else []
     stores = []
-    for data in {repr(p.config.data): p.config.data for p in plans}.values():
+    # of one text there is one store, however much of it a run sees
+    texts = [dataclasses.replace(p.config.data, unique_tokens=None, max_epochs=1.0, order_seed=None) for p in plans]  # fmt: skip
+    for data in {repr(data): data for data in texts}.values():
         try:
             stores.append(store_bytes(data))
         except ScalingError:

@@ -5,6 +5,7 @@ Shapes: S simulated studies, n runs of the design, B budgets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ class DesignStudy:
         parts = []
         if "a" in estimate.truth:
             away = estimate.within("a", level=self.level)
-            parts.append(f"a = {estimate.truth['a']:.2f} ± {_digits(away)}")
+            parts.append(f"a = {_beside(estimate.truth['a'], away)}")
         if "N" in estimate.truth:
             parts.append(f"N* at {format_flops(self.target)} FLOPs {_factor(estimate.within('N', level=self.level))}")  # fmt: skip
         if "R_D" in estimate.truth:
@@ -350,9 +351,18 @@ def _lines(x: np.ndarray, y_BS: np.ndarray, seen_BS: np.ndarray) -> tuple[np.nda
     return slope, height - slope * middle
 
 
+def _beside(value: float, away: float) -> str:
+    """Write a value and its width with the decimals of the width's first digit, two at least."""
+    if away >= 1:
+        return f"{value:.2f} ± {_digits(away)}"
+    decimals = max(2, -math.floor(math.log10(away))) if away > 0 else 4
+    return f"{value:.{decimals}f} ± {away:.{decimals}f}"
+
+
 def _digits(value: float) -> str:
     return "anything" if value > 10 else f"{value:.1g}" if value < 0.095 else f"{value:.2g}"
 
 
 def _factor(value: float) -> str:
-    return "is not determined" if value > 100 else f"within a factor {value:.2g}"
+    digits = 2 if value >= 1.15 else 3  # 1.04 says more than 1
+    return "is not determined" if value > 100 else f"within a factor {value:.{digits}g}"
