@@ -176,3 +176,10 @@ def test_one_text_is_stored_once_however_much_of_it_is_seen(place, capsys):
     seen = ["data.unique_tokens=300k,500k", "data.max_epochs=3"]
     assert main(["plan", "mine", *seen, "calibrate=false"]) == 0
     assert "at most 981 KiB of tokens" in capsys.readouterr().out  # as without, not twice
+
+
+def test_plan_says_when_the_check_lies_among_the_runs(profile, capsys):
+    low = ["design.verify={budget.flops: 1e11, model.params: optimal}", FEW, "calibrate=false"]
+    assert main(["plan", "profile", *low]) == 0
+    text = capsys.readouterr().out
+    assert "design.verify names a run of 1e11 FLOPs" in text and "N* at 1e13 FLOPs" in text

@@ -13,7 +13,7 @@ from scaling.study.config import RunConfig, config_values
 from scaling.study.errors import ConfigError, FitError
 from scaling.study.plan import RunPlan, make_plan
 from scaling.study.schema import declare as _key
-from scaling.study.units import format_quantity
+from scaling.study.units import format_flops, format_quantity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,13 +59,14 @@ def foretell(sweep: Sweep, plans: Sequence[RunPlan], config: SimulateConfig) -> 
         law_less = "" if lines else "No law of N and D is simulated: too few sizes and lengths."
         sizes = _params(plans)
         return [*filter(None, [law_less]), *lines, *_tuning(plans), *judge_settings(sizes, asked)]
-    study = _simulate(sweep, cells, config)
+    target, left = _usable_target(sweep, cells)
+    study = _simulate(cells, config, target)
     isoflop = bool(sweep.design.isoflop) or all(p.config.budget.flops for p in plans)
     if isoflop and "U" not in study.truth.surface.law.inputs:
         warnings = judge_design(study, isoflop=True, asked=asked.iloc[_rows(plans, cells)])
     else:
         warnings = judge_design(study, asked=asked.iloc[_rows(plans, cells)])
-    return [*study.describe(), *_tuning(plans), *warnings]
+    return [*study.describe(), *left, *_tuning(plans), *warnings]
 
 
 def _params(plans: Sequence[RunPlan]) -> Any:
@@ -89,7 +90,9 @@ def _cells(plans: Sequence[RunPlan]) -> list[RunPlan]:
     return list(cells.values())
 
 
-def _simulate(sweep: Sweep, plans: Sequence[RunPlan], config: SimulateConfig) -> DesignStudy:
+def _simulate(
+    plans: Sequence[RunPlan], config: SimulateConfig, target: float | tuple[float, float] | None
+) -> DesignStudy:
     from scaling.analysis.designs.simulation import simulate_design, usual_studies
 
     law, noise = _given_law(config), config.noise
@@ -107,7 +110,7 @@ def _simulate(sweep: Sweep, plans: Sequence[RunPlan], config: SimulateConfig) ->
             points,
             law,
             noise=noise,
-            target=_target(sweep),
+            target=target,
             studies=config.studies,
             on_progress=show,
         )
@@ -116,6 +119,21 @@ def _simulate(sweep: Sweep, plans: Sequence[RunPlan], config: SimulateConfig) ->
 def _flops(plan: RunPlan) -> float:
     counted = plan.config.budget.convention == "counted"
     return plan.flops_counted if counted else plan.flops_6nd
+
+
+def _usable_target(
+    sweep: Sweep, plans: Sequence[RunPlan]
+) -> tuple[float | tuple[float, float] | None, list[str]]:
+    """Return what the sweep is to predict, unless it lies among its own runs, and a word on that."""
+    target = _target(sweep)
+    compute = target if isinstance(target, float) else 6 * target[0] * target[1] if target else None
+    largest = max(map(_flops, plans))
+    if compute is None or compute >= largest:
+        return target, []
+    return None, [
+        f"design.verify names a run of {format_flops(compute)} FLOPs, less than the largest of the design ({format_flops(largest)}): "
+        "it checks no prediction. Move it beyond, e.g. to four times as much; above it is 10 times."
+    ]
 
 
 def _target(sweep: Sweep) -> float | tuple[float, float] | None:

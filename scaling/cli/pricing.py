@@ -170,8 +170,11 @@ def _memory(plans: Sequence[RunPlan], device: str | None) -> str:
 
     largest = max(plans, key=lambda p: (on_device(p), p.run_id))
     if device is not None:
-        where = f"on one {device} with {MICRO_TOKENS['cuda']:,} tokens per pass at most"
-        return f"Memory: up to {format_bytes(on_device(largest))} {where} ({largest.run_id})."
+        state = STATE_BYTES * largest.counts.total
+        return (
+            f"Memory: up to {format_bytes(state)} of weights and moments; {format_bytes(on_device(largest))} on one {device} with "
+            f"{MICRO_TOKENS['cuda']:,} tokens per pass, fewer where that does not fit ({largest.run_id})."
+        )
     engine = _engine(largest)
     if engine is None:
         state = STATE_BYTES * largest.counts.total

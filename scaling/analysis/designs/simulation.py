@@ -110,8 +110,8 @@ class DesignStudy:
         """Say in a few lines what was simulated and what came out."""
         law, loss = self.truth.surface.law, self.runs.L
         order = np.argsort(loss)
-        most, least = (100 * self.sd[order[i]] for i in (-1, 0))
-        noise = f"{most:.2g} %" if np.isclose(most, least) else f"{most:.2g} % at the worst run to {least:.2g} % at the best"  # fmt: skip
+        most, least = (f"{100 * self.sd[order[i]]:.2g} %" for i in (-1, 0))
+        noise = most if most == least else f"{most} at the worst run to {least} at the best"
         return [
             f"Simulated {self.studies} times from {law.name} as in {self.truth.source}; one run scatters {noise}.",
             *(self._line(e, first=i == 0) for i, e in enumerate(self.estimates)),
