@@ -45,6 +45,14 @@ def test_missing_ray_is_answered_in_one_line(tmp_path, monkeypatch, capsys):
     assert "pip install 'scaling-lab[ray]', or take hydra/launcher=local" in line
 
 
+@needs_ray
+def test_address_where_nobody_listens_is_answered_at_once():
+    with pytest.raises(
+        ConfigError, match=r"cannot be reached or started with '127.0.0.1:1' \(.*refused"
+    ):
+        RayLauncher(address="127.0.0.1:1")._connect()
+
+
 def test_folder_that_a_machine_lacks_is_named(tmp_path):
     result = run_task(None, Place(str(tmp_path / "没有 这里"), {}), 0, ["seed=1"])
     with pytest.raises(TrainError, match=r"没有 这里: not on machine .* share the folder"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from omegaconf import DictConfig
 # Records go to files; what passes through Ray's memory are configurations. Ray's own default is 30 %
 # of the machine, its least 75 MiB.
 _STORE_BYTES = 100 * 2**20
+_ANSWER = 10.0  # s for a cluster to take a connection
 _PATIENCE = 60.0  # s for runs to save after Ctrl-C; a second one ends at once
 
 
@@ -125,8 +127,9 @@ class RayLauncher(Launcher):
         if self.address is None:
             own |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
         try:
+            _check_port(self.address or "")
             ray.init(address=self.address or "local", **(own | self.init))
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"hydra.launcher.address: Ray cannot be reached or started with {self.address!r} ({error}). Start a cluster "
                 "with `ray start --head`, or leave the address out."
@@ -160,6 +163,13 @@ class RayLauncher(Launcher):
                 f"hydra.launcher: {text} Ask for less, e.g. hydra.launcher.num_gpus=0."
             )
         say(f"{text} Waiting for one that has; Ctrl-C ends it.", file=sys.stderr)
+
+
+def _check_port(address: str) -> None:
+    """Raise OSError where nobody listens; Ray itself tries for more than ten minutes, and says little."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
 
 
 class Place:
