@@ -55,13 +55,14 @@ def losses(folder: Path, *, sweep: str = "two") -> dict:
     return {i: (end, numbers(folder / "results" / sweep / i)) for i, end in ends.items()}
 
 
-def kill_a_saved_run(folder: Path, *, sweep: str = "two") -> str:
+def saved_claims(folder: Path, *, sweep: str = "two") -> list[Path]:
+    """Return the claims of runs that are in progress and have a checkpoint."""
+    claims = (folder / "results" / sweep).glob("*/claim.json")
+    return [c for c in claims if list(c.parent.glob("checkpoint/*.safetensors"))]
+
+
+def kill_a_saved_run(folder: Path) -> str:
     """Kill, as the kernel does for want of memory, a process whose run has a checkpoint; return the run."""
-
-    def saved() -> list[Path]:
-        claims = (folder / "results" / sweep).glob("*/claim.json")
-        return [c for c in claims if list(c.parent.glob("checkpoint/*.safetensors"))]
-
-    claim = wait_until(saved)[0]
+    claim = wait_until(lambda: saved_claims(folder))[0]
     os.kill(json.loads(claim.read_text())["pid"], signal.SIGKILL)
     return claim.parent.name

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from small_run import small_plan
-from sweep_run import kill_a_saved_run, losses, records, start_sweep, wait_until
+from sweep_run import kill_a_saved_run, losses, records, saved_claims, start_sweep, wait_until
 
 from hydra_plugins.scaling_lab.ray_launcher import Place, RayLauncher, _describe, _fits, run_task
 from scaling.cli import main
@@ -151,7 +151,7 @@ def test_machine_that_dies_hands_its_run_to_another(tmp_path, undisturbed):
         sweep = start_sweep(
             tmp_path, *SWEEP, "hydra/launcher=ray", f"hydra.launcher.address={ray_cluster.address}"
         )
-        wait_until(lambda: len(list(tmp_path.rglob("*.safetensors"))) >= 2)
+        wait_until(lambda: len(saved_claims(tmp_path)) == 2)  # one on each
         ray_cluster.remove_node(second, allow_graceful=False)
         said = sweep.communicate(timeout=600)[0]
         assert sweep.returncode == 0, said
