@@ -207,7 +207,7 @@ def test_killed_launcher_leaves_no_worker_and_a_second_launch_trains_nothing_twi
     wait_until(lambda: is_in_the_middle(here))
     first.send_signal(signal.SIGKILL)
     second = start(here, SIX, *SECONDS, *LOCAL)  # while orphans may still be saving
-    first.communicate()
+    finish(first, seconds=120)  # its workers hold the other end of its output
     (said,) = finish(second)
     assert second.returncode == 0, said
     assert " done" in said and "6 runs: " in said  # what it found is said

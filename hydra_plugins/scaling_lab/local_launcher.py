@@ -120,7 +120,12 @@ class _Crew:
         from hydra_plugins.scaling_lab._job import run_parcel
 
         if place not in self.pools:
-            self.pools[place] = ProcessPoolExecutor(max_workers=1, env=self._environment(place))
+            from scaling.cli.stopping import leave_with_launcher
+
+            self.pools[place] = ProcessPoolExecutor(
+                max_workers=1, env=self._environment(place),
+                initializer=leave_with_launcher, initargs=(os.getpid(),),
+            )  # fmt: skip
         return self.pools[place].submit(run_parcel, self.parcel, number, list(overrides))
 
     def _environment(self, place: int) -> dict[str, str]:

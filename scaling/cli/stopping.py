@@ -24,6 +24,7 @@ PATIENCE = 60.0  # s for checkpoints to be written; a second notice ends at once
 ORPHAN_SECONDS = 1.0  # between looks for the launcher
 _VARIABLE = "SCALING_LAUNCHER"  # process number of the launcher, inherited by its workers
 
+_watching = False  # whether this process looks for its launcher
 # of a worker: the launcher it belongs to; null in every other process
 _launcher = os.getppid() if os.environ.get(_VARIABLE) == str(os.getppid()) else None
 
@@ -115,24 +116,25 @@ def is_orphaned() -> bool:
     return _launcher is not None and os.getppid() != _launcher
 
 
-@contextmanager
-def save_if_orphaned() -> Iterator[None]:
-    """While runs train, give them notice once nobody is there to take their results."""
-    over = threading.Event()
+def leave_with_launcher(pid: int | None = None) -> None:
+    """From now on let this worker save and leave once its launcher is gone, also while it waits for work.
+
+    Args:
+        pid: the launcher's process number; null: as the launcher has left it in the environment.
+    """
+    global _launcher, _watching
+    _launcher = pid or _launcher
+    if _launcher is None or _watching:
+        return
+    _watching = True
 
     def watch() -> None:
-        # by the clock: rows and evaluations of a long run may be minutes apart
-        while not over.wait(ORPHAN_SECONDS):
-            if is_orphaned():
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+        # by the clock: rows of a long run may be minutes apart, and an idle worker writes none
+        while not is_orphaned():
+            time.sleep(ORPHAN_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)  # runs in progress take it as notice
 
-    if _launcher is not None:
-        threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def leave_if_orphaned() -> None:

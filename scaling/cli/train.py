@@ -34,7 +34,7 @@ from scaling.cli.evaluate import even_guess, unscored
 from scaling.cli.jobs import TOGETHER, further_configs
 from scaling.cli.plankeys import is_plan_key
 from scaling.cli.progress import run_progress, say
-from scaling.cli.stopping import leave_if_orphaned, save_if_orphaned
+from scaling.cli.stopping import leave_if_orphaned, leave_with_launcher
 from scaling.study.errors import ConfigError, FollowedError, ScalingError
 from scaling.study.paths import data_dir
 from scaling.study.plan import make_plan
@@ -145,11 +145,11 @@ def train_task(cfg: DictConfig) -> dict[str, Any]:
     from scaling.training.trainer import train_together
 
     leave_if_orphaned()
+    leave_with_launcher()
     config = to_run_config(cfg)
     configs = [config, *(further_configs(config, cfg.together) if cfg.get(TOGETHER) else [])]
     try:
-        with save_if_orphaned():
-            records = train_together([make_plan(c) for c in configs])
+        records = train_together([make_plan(c) for c in configs])
         return {r.run_id: r.to_dict() for r in records}
     except SystemExit:  # after a notice, everything saved
         leave_if_orphaned()
