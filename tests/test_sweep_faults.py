@@ -240,7 +240,7 @@ def test_half_of_the_workers_killed_and_the_sweep_is_whole(here):
 def test_results_on_a_full_disk_are_completed_once_there_is_room(here):
     disk = here / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=140k", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this machine lends no mount")
     try:
