@@ -224,6 +224,15 @@ class TargetConfig:
     params: float | None = _key(None, "parameters", "With target.tokens: the run whose loss is predicted.", above=0)
     tokens: float | None = _key(None, "tokens", "With target.params: the run whose loss is predicted.", above=0)
     decide: str = _key("size", "", "next, auto: what is to be known at target.flops: the best size, or the lowest loss.", choices=("size", "loss"))
+    within: float | None = _key(None, "", "auto: stop once the interval reaches no further from the estimate than this factor (size; null: 1.3) or so many nats/token (loss; null: 0.02).", above=0)
+
+
+@dataclass(frozen=True)
+class AutoConfig:
+    """What `scaling auto` may spend."""
+
+    flops: float | None = _key(None, "FLOPs", "Compute of all runs together, the first design's included, in the convention of budget.convention.", above=0)
+    rounds: int = _key(8, "rounds", "Most rounds after the first design.", least=0)
 
 
 @dataclass(frozen=True)
@@ -265,6 +274,7 @@ class FitConfig:
     points: int | None = _key(None, "runs", "next: most runs that are proposed (null: 12); without target.flops, sizes per budget (null: 7).", least=3)
     allowance: float | None = _key(None, "FLOPs", "next: compute of all proposed runs together; null: as much as the fitted runs took.", above=0)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    auto: AutoConfig = field(default_factory=AutoConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     sweep: str = _key("quickstart", "", "Sweep whose results are read: a folder under `results`, or the path of a folder or table.")
     results: str = _key("results", "folder", "Where run records are.")

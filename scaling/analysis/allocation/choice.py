@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from scaling.analysis.allocation.aim import Aim
 from scaling.analysis.allocation.belief import Belief, State, believe
-from scaling.analysis.fits.fitting import fit as fit_law
+from scaling.analysis.allocation.rivals import Standing, rivals, standing
 from scaling.analysis.fits.noise import dispersion
 from scaling.analysis.fits.replicates import seed_noise
 from scaling.analysis.fits.uncertainty import gaussian, widen
@@ -40,8 +41,6 @@ BEYOND = (
     2.0  # factor by which the others may leave the ratios of the runs: rules were checked there
 )
 ROUNDING = 1e-9
-CLOSE = 4.0  # AICc within which laws are not told apart (Burnham and Anderson 2002, section 2.6)
-RIVALS = {"chinchilla": ("chinchilla_k",), "chinchilla_tied": ("chinchilla_k_tied",)}
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Chosen:
         N, D, C: of the runs [parameters, tokens, FLOPs]; bracket: how many of them, from the first,
             bracket the optimum.
         narrowing: expected width of the interval of the aim over its width now, in logs.
-        laws: names of the laws averaged over.
+        now: what is known of the aim before the runs.
     """
 
     N: np.ndarray
@@ -108,7 +107,7 @@ class Chosen:
     C: np.ndarray
     bracket: int
     narrowing: float
-    laws: tuple[str, ...]
+    now: Standing
 
 
 def choose_runs(
@@ -136,13 +135,14 @@ def choose_runs(
             f"next_sweep: no run of at most {format_flops(full.flops)} FLOPs keeps within the limits of size and tokens per parameter. Raise the allowance, or widen the limits."
         )
     laws = rivals(fit)
-    beliefs = [belief_of(f, aim, N, D, misfit=misfit, seed=seed + i) for i, f in enumerate(laws)]
+    beliefs = [belief_of(fit, aim, N, D, misfit=misfit, seed=seed)]
+    for i, rival in enumerate(laws[1:], start=1):
+        with suppress(FitError):  # a rival without an optimum at the aim has nothing to say of it
+            beliefs.append(belief_of(rival, aim, N, D, misfit=misfit, seed=seed + i))
     C = fit.cost.flops(N, D)
     chosen = _Search(tuple(beliefs), C, allowance, most, first).best()
-    return Chosen(
-        N[chosen], D[chosen], C[chosen], first,
-        expected_narrowing(fit, aim, N[chosen], D[chosen], seed=seed), tuple(f.law.name for f in laws),
-    )  # fmt: skip
+    narrowing = expected_narrowing(fit, aim, N[chosen], D[chosen], seed=seed)
+    return Chosen(N[chosen], D[chosen], C[chosen], first, narrowing, standing(fit, aim, laws))
 
 
 def candidates(fit: Fit, caps: Caps, bracket: float) -> tuple[np.ndarray, np.ndarray, int]:
@@ -196,22 +196,6 @@ def run_noise(fit: Fit, N: np.ndarray, D: np.ndarray) -> np.ndarray:
     inputs = {"N": N, "D": D, "C": fit.cost.flops(N, D), "M": D / N}
     loss = fit.law(fit.params, **{k: inputs[k] for k in fit.law.inputs})
     return level * seeds.sd(loss) ** 2 / np.mean(seeds.sd(fit.runs.L) ** 2)
-
-
-def rivals(fit: Fit) -> list[Fit]:
-    """Return the fit, and fits of laws with one more bend that these runs do not tell from it."""
-    others = [
-        fit_law(fit.runs, law, objective=fit.objective, intervals="delta", priors=True, starts=2)
-        for law in RIVALS.get(fit.law.name, ()) if not fit.fixed and len(fit.runs) >= 9
-    ]  # fmt: skip
-    return [fit, *(f for f in others if aicc(f) <= aicc(fit) + CLOSE)]
-
-
-def aicc(fit: Fit) -> float:
-    """Return Akaike's criterion with the correction for few runs, from the residuals' variance."""
-    n, k = len(fit.runs), len(fit.law.params) - len(fit.fixed) + 1
-    error = float(np.mean(fit.log_errors**2)) + 1e-300
-    return n * float(np.log(error)) + 2 * k * n / max(n - k - 1, 1)
 
 
 def expected_narrowing(fit: Fit, aim: Aim, N: np.ndarray, D: np.ndarray, *, seed: int = 0) -> float:

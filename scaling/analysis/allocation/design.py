@@ -15,6 +15,7 @@ import yaml
 
 from scaling.analysis.allocation.aim import DECISIONS, Aim
 from scaling.analysis.allocation.choice import Caps, Chosen, choose_runs
+from scaling.analysis.allocation.rivals import Standing
 from scaling.analysis.data.bundles import config_text
 from scaling.analysis.data.runs import Runs
 from scaling.analysis.fits.fitting import Fit
@@ -45,39 +46,49 @@ class Promise:
     """What proposed runs are expected to bring: the interval of the aim now and after them.
 
     Args:
-        aim: what is decided; level: of the intervals, e.g. 0.9.
-        value, lo, hi: the aim now [parameters or nats/token]; narrowing: expected width after over now,
-            in logs.
-        bracket: how many runs bracket the optimum, whatever the law; laws: those averaged over.
+        now: what is known of the aim; level: of the intervals, e.g. 0.9.
+        narrowing: expected width after the runs over the width now, in logs, by the fitted law.
+        bracket: how many runs bracket the optimum, whatever the law.
     """
 
-    aim: Aim
+    now: Standing
     level: float
-    value: float
-    lo: float
-    hi: float
     narrowing: float
     bracket: int = 0
-    laws: tuple[str, ...] = ()
 
     @property
     def expected(self) -> tuple[float, float]:
-        """The interval expected after the runs, if the value stays where it is."""
+        """The fitted law's interval expected after the runs, if the value stays where it is."""
+        value, power = self.now.value, self.narrowing
         with np.errstate(all="ignore"):
-            return tuple(
-                self.value * (end / self.value) ** self.narrowing for end in (self.lo, self.hi)
-            )  # type: ignore[return-value]
+            lo, hi = (value * (end / value) ** power for end in (self.now.lo, self.now.hi))
+        return float(lo), float(hi)
 
     def sentence(self) -> str:
         """Say the interval now and the one expected."""
-        what = f"{DECISIONS[self.aim.decide]} at {format_flops(self.aim.flops)} FLOPs"
-        now, then = (self._written(*span) for span in ((self.lo, self.hi), self.expected))
+        aim = self.now.aim
+        what = f"{DECISIONS[aim.decide]} at {format_flops(aim.flops)} FLOPs"
+        now = write_span(aim, self.now.lo, self.now.hi)
+        then = write_span(aim, *self.expected)
         return f"{what} is known as {now} ({100 * self.level:g} %); {then} is expected after these runs, {self.narrowing:.0%} of the width."
 
-    def _written(self, lo: float, hi: float) -> str:
-        if self.aim.decide == "loss":
-            return f"{lo:.4g} to {hi:.4g}, {hi - lo:.2g} nats/token wide"
-        return f"{format_quantity(lo)} to {format_quantity(hi)}, a factor of {hi / lo:.3g}"
+    def reasons(self) -> str:
+        """Say why these runs, and what other laws would have the interval be."""
+        now = self.now
+        said = f"The first {self.bracket} bracket the optimum at the largest budget, whatever the law. The others" if self.bracket else "The runs"  # fmt: skip
+        said += f" say most about it by {' and '.join(now.laws)}, given a misfit that would not show yet."
+        if len(now.laws) > 1:
+            said += f"\nThe runs so far do not tell these laws apart; over both the interval is {write_span(now.aim, now.low, now.high)}."
+        return said
+
+
+def write_span(aim: Aim, lo: float, hi: float) -> str:
+    """Write an interval of an aim with its width."""
+    if aim.decide == "loss":
+        return f"{lo:.4g} to {hi:.4g}, {hi - lo:.2g} nats/token wide"
+    with np.errstate(all="ignore"):
+        factor = np.divide(hi, lo)
+    return f"{format_quantity(lo)} to {format_quantity(hi)}, a factor of {factor:.3g}"
 
 
 @dataclass(frozen=True)
@@ -142,17 +153,9 @@ class Sweep:
         note = f"{len(rows)} runs, {format_flops(self.flops)} FLOPs in total."
         if self.promise is not None:
             said = self.promise.sentence()
-            note += f"\n{said[0].upper()}{said[1:]}\n{self._reasons()}"
+            note += f"\n{said[0].upper()}{said[1:]}\n{self.promise.reasons()}"
         header = ["C [FLOPs]", "N", "D [tokens]", "tokens per parameter"]
         return Table(header, rows, title=self.question, note=note)
-
-    def _reasons(self) -> str:
-        assert self.promise is not None
-        bracket, laws = self.promise.bracket, self.promise.laws
-        rest = f"The {'others' if bracket else 'runs'} say most about it by {' and '.join(laws)}, given a misfit that would not show yet."
-        if not bracket:
-            return rest
-        return f"The first {bracket} bracket the optimum at the largest budget, whatever the law. {rest}"
 
     def __str__(self) -> str:
         return self.table().text()
@@ -202,14 +205,8 @@ def next_sweep(
         fit, aim, allowance=spend, most=12 if points is None else points, caps=caps, seed=seed
     )
     question = f"What is {DECISIONS[decide]} at {format_flops(aim.flops)} FLOPs?"
-    return _as_sweep(fit, _points(chosen), question, promise=make_promise(fit, aim, chosen))
-
-
-def make_promise(fit: Fit, aim: Aim, chosen: Chosen) -> Promise:
-    """Return what chosen runs are expected to bring."""
-    return Promise(
-        aim, fit.level, *aim.interval(fit), chosen.narrowing, chosen.bracket, chosen.laws
-    )
+    promise = Promise(chosen.now, fit.level, chosen.narrowing, chosen.bracket)
+    return _as_sweep(fit, _points(chosen), question, promise=promise)
 
 
 def _points(chosen: Chosen) -> list[Point]:
