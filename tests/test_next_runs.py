@@ -10,6 +10,7 @@ from scaling.analysis.allocation.choice import (
     belief_of,
     choose_runs,
     expected_narrowing,
+    repeated_seeds,
     run_noise,
 )
 from scaling.analysis.allocation.design import next_sweep
@@ -106,7 +107,8 @@ def test_noise_follows_repeated_seeds():
     sd = 0.01 * (clean.L / clean.L.min()) ** 4  # from 1 % at the lowest loss
     losses = clean.L * np.exp(sd * np.random.default_rng(0).standard_normal(len(N)))
     table = clean.table.assign(val_loss=losses, seed=np.tile([0, 1, 2], len(START[0])))
-    noise = run_noise(fitted(Runs(table)), np.array([3e7, 3e9]), np.array([1e9, 1e11]))
+    fit = fitted(Runs(table))
+    noise = run_noise(fit, np.array([3e7, 3e9]), np.array([1e9, 1e11]), seeds=repeated_seeds(fit))
     # true ratio of variances: the losses are in the ratio 1.5, to the power 8; 42 degrees of freedom
     # of variance fix the power to about 2
     assert noise[0] / noise[1] > 1.5**4

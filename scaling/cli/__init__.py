@@ -30,6 +30,7 @@ usage: scaling VERB [SWEEP] [key=value ...]
   report    one page that opens in a browser                    scaling report quickstart
   audit     what is wrong with a table of runs, or its claims   scaling audit runs.csv
   next      the runs that say most about a larger compute       scaling next quickstart target.flops=1e14
+  auto      train, fit, choose, until an interval is narrow     scaling auto --help
   export    a run as a Hugging Face model folder                scaling export RUN my_model
   clean     disk used; checkpoints that nobody needs any more   scaling clean quickstart
   merge     runs of other results folders into this one         scaling merge other/results
@@ -51,6 +52,7 @@ VERBS = {
     "plot": "scaling.cli.fit",
     "report": "scaling.cli.fit",
     "next": "scaling.cli.next",
+    "auto": "scaling.cli.auto",
     "verify": "scaling.cli.verify",
     "forecast": "scaling.cli.forecast",
     "audit": "scaling.cli.audit",

@@ -20,7 +20,7 @@ from scaling.analysis.allocation.aim import Aim
 from scaling.analysis.allocation.belief import Belief, State, believe
 from scaling.analysis.allocation.rivals import Standing, rivals, standing
 from scaling.analysis.fits.noise import dispersion
-from scaling.analysis.fits.replicates import seed_noise
+from scaling.analysis.fits.replicates import SeedNoise, seed_noise
 from scaling.analysis.fits.uncertainty import gaussian, widen
 from scaling.study.errors import FitError
 from scaling.study.units import format_flops, format_quantity
@@ -100,6 +100,7 @@ class Chosen:
             bracket the optimum.
         narrowing: expected width of the interval of the aim over its width now, in logs.
         now: what is known of the aim before the runs.
+        index: of the chosen runs in the pool, or among the candidates.
     """
 
     N: np.ndarray
@@ -108,11 +109,13 @@ class Chosen:
     bracket: int
     narrowing: float
     now: Standing
+    index: tuple[int, ...] = ()
 
 
 def choose_runs(
     fit: Fit, aim: Aim, *, allowance: float, most: int = 12, caps: Caps | None = None,
     bracket: float = BRACKET, misfit: float = 1.0, seed: int = 0,
+    pool: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Chosen:  # fmt: skip
     """Choose runs that narrow the interval of the aim most.
 
@@ -122,6 +125,7 @@ def choose_runs(
         bracket: share of the allowance that brackets the optimum; 0 trusts the law.
         misfit: SD of the law's smooth error over the scatter of a run; 0 trusts the law.
         seed: of the draws averaged over.
+        pool: N and D of the only runs that can be had; without a bracket. Caps are left to the caller.
 
     Raises:
         FitError: no optimum at the aim, or nothing fits the caps.
@@ -129,20 +133,22 @@ def choose_runs(
     if not (np.isfinite(allowance) and allowance > 0):
         raise FitError(f"allowance: must be above 0 FLOPs; got {allowance!r}.")
     full = (caps or Caps()).filled(fit, allowance)
-    N, D, first = candidates(fit, full, allowance * bracket)
+    N, D, first = (*pool, 0) if pool else candidates(fit, full, allowance * bracket)
     if not len(N):
         raise FitError(
             f"next_sweep: no run of at most {format_flops(full.flops)} FLOPs keeps within the limits of size and tokens per parameter. Raise the allowance, or widen the limits."
         )
-    laws = rivals(fit)
-    beliefs = [belief_of(fit, aim, N, D, misfit=misfit, seed=seed)]
+    laws, seeds = rivals(fit), repeated_seeds(fit)
+    beliefs = [belief_of(fit, aim, N, D, misfit=misfit, seed=seed, seeds=seeds)]
     for i, rival in enumerate(laws[1:], start=1):
         with suppress(FitError):  # a rival without an optimum at the aim has nothing to say of it
-            beliefs.append(belief_of(rival, aim, N, D, misfit=misfit, seed=seed + i))
+            beliefs.append(belief_of(rival, aim, N, D, misfit=misfit, seed=seed + i, seeds=seeds))
     C = fit.cost.flops(N, D)
     chosen = _Search(tuple(beliefs), C, allowance, most, first).best()
-    narrowing = expected_narrowing(fit, aim, N[chosen], D[chosen], seed=seed)
-    return Chosen(N[chosen], D[chosen], C[chosen], first, narrowing, standing(fit, aim, laws))
+    narrowing = expected_narrowing(fit, aim, N[chosen], D[chosen], seed=seed, seeds=seeds)
+    return Chosen(
+        N[chosen], D[chosen], C[chosen], first, narrowing, standing(fit, aim, laws), tuple(chosen)
+    )
 
 
 def candidates(fit: Fit, caps: Caps, bracket: float) -> tuple[np.ndarray, np.ndarray, int]:
@@ -168,7 +174,14 @@ def candidates(fit: Fit, caps: Caps, bracket: float) -> tuple[np.ndarray, np.nda
 
 
 def belief_of(
-    fit: Fit, aim: Aim, N: np.ndarray, D: np.ndarray, *, misfit: float, seed: int = 0
+    fit: Fit,
+    aim: Aim,
+    N: np.ndarray,
+    D: np.ndarray,
+    *,
+    misfit: float,
+    seed: int = 0,
+    seeds: SeedNoise | None = None,
 ) -> Belief:
     """Return what a fit leaves unknown of the aim.
 
@@ -176,35 +189,48 @@ def belief_of(
         FitError: no parameters within the fit's uncertainty have one.
     """
     theta = _draws(fit, aim, seed)
-    noise, own = run_noise(fit, N, D), run_noise(fit, fit.runs.N, fit.runs.D)
+    noise, own = (run_noise(fit, n, d, seeds=seeds) for n, d in ((N, D), (fit.runs.N, fit.runs.D)))
     return believe(fit, aim, N, D, theta=theta, noise=noise, own_noise=own, misfit=misfit * float(np.sqrt(own.mean())))  # fmt: skip
 
 
-def run_noise(fit: Fit, N: np.ndarray, D: np.ndarray) -> np.ndarray:
+def run_noise(
+    fit: Fit, N: np.ndarray, D: np.ndarray, *, seeds: SeedNoise | None = None
+) -> np.ndarray:
     """Return the variance of ln L of one run at N, D, as the fit's objective sees it.
 
-    Residuals give its level. Seeds repeated in four or more settings give how it changes with the loss.
+    Residuals give its level; seeds repeated in four or more settings, how it changes with the loss.
+
+    Args:
+        seeds: what `repeated_seeds` found; null: all runs are alike.
     """
     level = dispersion(fit.problem, fit.theta)
     if not fit.objective.log:
         level = level / float(np.mean(fit.runs.L)) ** 2
     level = max(level, 1e-12)  # exact losses: designs follow the law's slopes alone
-    try:
-        seeds = seed_noise(fit.runs)
-    except FitError:
+    if seeds is None:
         return np.full(len(N), level)
     inputs = {"N": N, "D": D, "C": fit.cost.flops(N, D), "M": D / N}
     loss = fit.law(fit.params, **{k: inputs[k] for k in fit.law.inputs})
     return level * seeds.sd(loss) ** 2 / np.mean(seeds.sd(fit.runs.L) ** 2)
 
 
-def expected_narrowing(fit: Fit, aim: Aim, N: np.ndarray, D: np.ndarray, *, seed: int = 0) -> float:
+def repeated_seeds(fit: Fit) -> SeedNoise | None:
+    """Return the noise that repeated seeds show; null where none are repeated."""
+    try:
+        return seed_noise(fit.runs)
+    except FitError:
+        return None
+
+
+def expected_narrowing(
+    fit: Fit, aim: Aim, N: np.ndarray, D: np.ndarray, *, seed: int = 0, seeds: SeedNoise | None = None
+) -> float:  # fmt: skip
     """Return the expected width of the aim's interval after training runs, over its width now.
 
     By the law alone, as the next fit will state it: averaged over draws of the parameters, and with
     Student's t for the degrees of freedom gained.
     """
-    belief = belief_of(fit, aim, N, D, misfit=0.0, seed=seed)
+    belief = belief_of(fit, aim, N, D, misfit=0.0, seed=seed, seeds=seeds)
     after = belief.after(list(range(len(N))))
     gain = 0.5 * float(np.mean(np.log(after.variance) - np.log(belief.variance)))
     now, later = (widen(fit.level, fit.freedom + k) for k in (0, len(N)))
