@@ -1,4 +1,4 @@
-"""Compute that chosen runs save: python -m benchmarks.next_runs [FOLDER of the public tables] [trials=24].
+"""Compute that chosen runs save: python -m benchmarks.next_runs [FOLDER of the public tables] [trials=12].
 
 From one first sweep, rounds of further runs are added in three ways that may spend alike: chosen by
 `next_sweep`, as the next curve of a geometric IsoFLOP grid, and at random. Truths inside and outside
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> None:
     """Print the tables and draw the figure."""
     given = dict(a.split("=", 1) for a in arguments if "=" in a)
     folder = Path(next((a for a in arguments if "=" not in a), FOLDER))
-    trials = int(given.get("trials", 24))
+    trials = int(given.get("trials", 12))
     promised: list[tuple[float, float]] = []
     found = [(case, [trial(case, seed, promised) for seed in range(trials)]) for case in CASES]
     print(savings(found).markdown(), end="\n\n")
@@ -274,7 +274,7 @@ def _compared(runs: Sequence[dict[str, list[Step]]], width: str = "width") -> li
     at, error = _curve(runs, "chosen", "error")
     half = float(np.exp(np.interp(np.log(C[-1] / 2), np.log(at), np.log(error))))
     ends = [_curve(runs, way, "error")[1][-1] for way in ("grid", "chosen", "random")]
-    said = [f"{x:.2f}" if np.isfinite(x) else "more than it has" for x in needs]
+    said = [f"{x:.2f}" if np.isfinite(x) else "not reached" for x in needs]
     return [f"{grid[-1]:.3g}", *said, f"{ends[0]:.3g}", f"{half:.3g}", f"{ends[1]:.3g}", f"{ends[2]:.3g}"]  # fmt: skip
 
 

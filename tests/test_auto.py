@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from scaling.cli.journal import Journal
 from scaling.study.record import read_record
 
 TARGET = 1e13
-ZIPF = ["data=zipf_memory", "data.noise=0.001", f"target.flops={TARGET:g}", "law=chinchilla_k", "intervals=delta"]  # fmt: skip
+ZIPF = ["data=zipf_memory", "data.noise=0.001", f"target.flops={TARGET:g}", "intervals=delta"]  # fmt: skip
 
 
 def auto(*arguments):
@@ -38,22 +40,24 @@ def ended(tmp_path_factory):
     folder, before = tmp_path_factory.mktemp("auto"), os.getcwd()
     os.chdir(folder)
     try:
-        assert auto("auto.flops=5e11", "target.within=2") == 0
+        assert auto("auto.flops=2e11", "points=5", "auto.rounds=1") == 0
     finally:
         os.chdir(before)
     return folder
 
 
-def test_the_loop_ends_with_an_interval_that_holds_the_truth(ended):
+def test_the_loop_says_honestly_that_it_ended_early(ended):
+    """One round is not enough here, and the truth is outside the law: the interval over laws is wide."""
     last = Journal.read(ended / "results/auto").entries[-1]
-    assert last.action == "stop"
-    assert last.known.low < true_size() < last.known.high
+    assert last.action == "stop" and "auto.rounds" in last.why
+    assert last.known.within is None or last.known.within > 1.3
+    assert set(last.known.laws) == {"chinchilla", "chinchilla_k"}
 
 
 def test_the_budget_is_never_exceeded_and_no_run_is_lost(ended, monkeypatch):
     monkeypatch.chdir(ended)
     plans = plans_of(compose_sweep(["sweeps=auto"]))
-    assert cost_of(plans) <= 5e11
+    assert cost_of(plans) <= 2e11
     assert all(read_record(p.folder).status == "done" for p in plans)
     folders = {p.parent.name for p in (ended / "results/auto").glob("*/run.json")}
     assert folders == {p.run_id for p in plans}
@@ -70,21 +74,49 @@ def test_each_decision_says_what_was_known_chosen_expected_and_what_came(ended):
     np.testing.assert_allclose(np.diff(spent), costs, rtol=1e-9)
 
 
-def test_running_again_trains_nothing_and_more_compute_goes_on(ended, monkeypatch, capsys):
+def test_a_loop_that_lost_its_last_steps_takes_them_again(ended, tmp_path, monkeypatch):
+    """What a kill between training and deciding leaves: the last decision and some records missing."""
+    shutil.copytree(ended, tmp_path / "again")
+    monkeypatch.chdir(tmp_path / "again")
+    journal = Path("results/auto/decisions.jsonl")
+    whole = journal.read_text().splitlines()
+    journal.write_text("\n".join(whole[:-1]) + "\n")
+    last = sorted(Path("results/auto").glob("*/run.json"), key=lambda p: p.stat().st_mtime)[-2:]
+    for path in last:
+        shutil.rmtree(path.parent)
+    kept = {p: p.stat().st_mtime_ns for p in Path("results/auto").glob("*/run.json")}
+    assert auto("auto.flops=2e11", "points=5", "auto.rounds=1") == 0
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert [e["points"] for e in entries] == [json.loads(line)["points"] for line in whole]
+    assert entries[-1]["known"] == json.loads(whole[-1])["known"]  # the same runs, the same luck
+
+
+def test_running_again_trains_nothing_and_another_round_goes_on(ended, monkeypatch, capsys):
     monkeypatch.chdir(ended)
     before = {p: p.stat().st_mtime_ns for p in (ended / "results/auto").glob("*/run.json")}
     written = (ended / "results/auto/decisions.jsonl").read_bytes()
-    assert auto("auto.flops=5e11", "target.within=2") == 0
+    assert auto("auto.flops=2e11", "points=5", "auto.rounds=1") == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert (ended / "results/auto/decisions.jsonl").read_bytes() == written
     assert "Stopped after" in capsys.readouterr().out
-    assert auto("auto.flops=6e11", "target.within=1.01", "points=4", "auto.rounds=20") == 0
+    assert auto("auto.flops=2e11", "points=3", "auto.rounds=2") == 0
     more = list((ended / "results/auto").glob("*/run.json"))
     assert len(more) > len(before)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert cost_of(plans_of(compose_sweep(["sweeps=auto"]))) <= 6e11
+    assert cost_of(plans_of(compose_sweep(["sweeps=auto"]))) <= 2e11
 
 
+@pytest.mark.slow
+def test_the_loop_finds_the_truth_of_a_law_it_does_not_fit(tmp_path, monkeypatch):
+    """The law with k holds the Zipf learner's optimum, which is twenty times beyond Chinchilla's."""
+    monkeypatch.chdir(tmp_path)
+    assert auto("auto.flops=5e11", "target.within=2", "law=chinchilla_k") == 0
+    last = Journal.read(tmp_path / "results/auto").entries[-1]
+    assert last.known.low < true_size() < last.known.high
+
+
+@pytest.mark.slow
 def test_a_killed_loop_goes_on_where_it_was(tmp_path):
     """kill -9 after the first decision, and again later; the third start ends."""
     command = [sys.executable, "-m", "scaling", "auto", *ZIPF, "auto.flops=3e11", "target.within=1.01"]  # fmt: skip

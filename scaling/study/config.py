@@ -239,7 +239,7 @@ class AutoConfig:
 class LimitsConfig:
     """What a single proposed run may be."""
 
-    flops: float | None = _key(None, "FLOPs", "Most compute of one proposed run; null: a sixth of the allowance.", above=0)
+    flops: float | None = _key(None, "FLOPs", "Most compute of one proposed run; null: a sixth of the allowance, for the loss a third.", above=0)
     smallest: float | None = _key(None, "parameters", "Smallest size that is proposed; null: the smallest in the fit.", above=0)
     largest: float | None = _key(None, "parameters", "Largest size that is proposed; null: what limits.flops allows.", above=0)
     least_ratio: float | None = _key(None, "tokens/parameter", "Fewest tokens per parameter; null: half of the runs' fewest, at most 10.", above=0)

@@ -13,7 +13,9 @@ from scaling.analysis.fits.fitting import fit as fit_law
 if TYPE_CHECKING:
     from scaling.analysis.fits.fitted import Fit
 
-CLOSE = 4.0  # AICc within which laws are not told apart (Burnham and Anderson 2002, section 2.6)
+# AIC within which laws are not told apart (Burnham and Anderson 2002, section 2.6). Without the
+# correction for few runs: that would turn "too few to tell" into "the simpler law holds".
+CLOSE = 4.0
 RIVALS = {"chinchilla": ("chinchilla_k",), "chinchilla_tied": ("chinchilla_k_tied",)}
 DRAWS = 400  # of a rival, for the ends of a 90 % interval to a twentieth of its width
 SPARE = 3  # runs beyond its parameters that a law with one more bend needs to be judged
@@ -55,7 +57,7 @@ def rivals(fit: Fit) -> list[Fit]:
         _thinned(fit_law(fit.runs, law, objective=fit.objective, intervals="delta", level=fit.level, priors=True, starts=2))
         for law in wanted
     ]  # fmt: skip
-    return [fit, *(f for f in others if aicc(f) <= aicc(fit) + CLOSE)]
+    return [fit, *(f for f in others if aic(f) <= aic(fit) + CLOSE)]
 
 
 def _thinned(fit: Fit) -> Fit:
@@ -63,11 +65,11 @@ def _thinned(fit: Fit) -> Fit:
     return replace(fit, draws={k: v[:: len(v) // DRAWS] for k, v in fit.draws.items()})
 
 
-def aicc(fit: Fit) -> float:
-    """Return Akaike's criterion with the correction for few runs, from the residuals' variance."""
-    n, k = len(fit.runs), len(fit.law.params) - len(fit.fixed) + 1
+def aic(fit: Fit) -> float:
+    """Return Akaike's criterion from the residuals' variance."""
+    free = len(fit.law.params) - len(fit.fixed) + 1
     error = float(np.mean(fit.log_errors**2)) + 1e-300
-    return n * float(np.log(error)) + 2 * k * n / max(n - k - 1, 1)
+    return len(fit.runs) * float(np.log(error)) + 2 * free
 
 
 def standing(fit: Fit, aim: Aim, laws: list[Fit] | None = None) -> Standing:
