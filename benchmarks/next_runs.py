@@ -4,7 +4,7 @@ From one first sweep, rounds of further runs are added in three ways that may sp
 `next_sweep`, as the next curve of a geometric IsoFLOP grid, and at random. Truths inside and outside
 the fitted law; and the public tables, where the runs to choose from are those that exist. Says the
 compute at which each way reaches the interval, and the error, that the grid ends with. Writes
-docs/images/next_runs.png. About five minutes of one core; without the tables only the simulation runs.
+docs/images/next_runs.png. About three minutes of one core; without the tables only the simulation runs.
 """
 
 from __future__ import annotations

@@ -78,16 +78,16 @@ def test_chosen_runs_promise_more_than_a_geometric_grid(first):
 
 
 def test_narrowing_comes_as_promised():
-    """Over six studies the realised narrowing is the promised one, in the geometric mean."""
+    """Over four studies the realised narrowing is the promised one, in the geometric mean."""
     aim, miss = Aim(TARGET), []
-    for seed in range(6):
+    for seed in range(4):
         before = fitted(study(seed))
         chosen = choose_runs(before, aim, allowance=ALLOWANCE, seed=seed)
         after = fitted(study(seed + 100, (chosen.N, chosen.D)))
         miss.append(np.log(width(after, aim) / width(before, aim) / chosen.narrowing))
     # The SD of one miss is about .35, from the residual SDs of 21 runs before and some 30 after; so
-    # the mean of six has an error of .14, and .4 is beyond what luck does.
-    assert abs(np.mean(miss)) < 0.4
+    # the mean of four has an error of .18, and .5 is beyond what luck does.
+    assert abs(np.mean(miss)) < 0.5
 
 
 def test_repeating_a_run_stops_paying_where_the_law_is_doubted(first):
@@ -127,7 +127,7 @@ def test_sweep_file_says_what_is_expected(first, tmp_path):
 
 def test_same_seed_chooses_the_same_runs(first):
     once, again = (
-        next_sweep(first, target_flops=TARGET, allowance=ALLOWANCE, seed=3) for _ in "ab"
+        next_sweep(first, target_flops=TARGET, allowance=ALLOWANCE, seed=3, points=4) for _ in "ab"
     )
     assert once.points == again.points
 

@@ -80,13 +80,14 @@ def standing(fit: Fit, aim: Aim, laws: list[Fit] | None = None) -> Standing:
     """
     every = rivals(fit) if laws is None else laws
     value, lo, hi = aim.interval(fit)
-    with np.errstate(all="ignore"):  # a law without an optimum there has no interval of it
+    # a law without an optimum there has no interval of it; one that is open leaves ours open
+    with np.errstate(all="ignore"):
         spans = [aim.interval(f)[1:] for f in every[1:]]
     most = np.inf
     if aim.decide == "loss" and aim.flops >= fit.runs.C.max():
         most = max(
             hi, float(fit.runs.L.min())
         )  # more compute does no worse than the best run so far
-    low = min([lo, *(s[0] for s in spans if np.isfinite(s[0]))])
-    high = max([hi, *(min(s[1], most) for s in spans if np.isfinite(s[1]))])
+    low = min([lo, *(s[0] for s in spans if not np.isnan(s[0]))])
+    high = max([hi, *(min(s[1], most) for s in spans if not np.isnan(s[1]))])
     return Standing(aim, value, lo, hi, low, high, tuple(f.law.name for f in every))
