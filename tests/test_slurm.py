@@ -20,6 +20,7 @@ from small_run import numbers
 
 import scaling
 from scaling.cli import main
+from scaling.cli.compose import compose_sweep
 from scaling.cli.submissions import ended_runs, queued_runs, read_submissions
 from scaling.study.config import RunConfig
 from scaling.study.errors import RecordError
@@ -36,7 +37,7 @@ TINY = [
     "data.cache=../cache", "train.evals=1", "train.threads=1", "train.device=cpu", "train.precision=float32",
 ]  # fmt: skip
 SHORT = "budget.tokens=2048"  # 8 steps
-LONG = "budget.tokens=768000"  # 3000 steps: some seconds, so that it can be disturbed
+LONG_SECONDS = 8  # enough for Slurm to look for work a few times while a run trains
 ENDLESS = "budget.tokens=1e9"
 START = 90  # s for a job to import torch on a machine that does other things too
 
@@ -60,6 +61,15 @@ def place(slurm, tmp_path_factory, monkeypatch) -> Path:
         monkeypatch.setenv(name, value)
     yield folder
     slurm.call("scancel", "--quiet", "--user", getpass.getuser())
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory) -> str:
+    """A budget that takes some seconds here and now, whatever else this machine does."""
+    folder = tmp_path_factory.mktemp("speed")
+    (point,) = compose_sweep([*TINY, "budget.tokens=76800", f"results='{folder}'"]).points
+    record = train(make_plan(point.config.replace(**{"data.cache": str(folder / "cache")})))
+    return f"budget.tokens={max(150_000, int(LONG_SECONDS * record.tokens_per_second))}"
 
 
 def launch(sweep: str, *overrides: str) -> int:
@@ -147,8 +157,8 @@ def test_pressed_twice_at_the_same_time_submits_each_run_once(slurm, place):
     assert all(r.resumes == 0 for r in records("twice").values())
 
 
-def test_cancelled_run_is_told_and_healed_by_running_the_sweep_again(slurm, place, capsys):
-    many = ("seed=0,1", "train.stack=1", LONG, "hydra.launcher.pack_minutes=0")
+def test_cancelled_run_is_told_and_healed_by_running_the_sweep_again(slurm, place, long, capsys):
+    many = ("seed=0,1", "train.stack=1", long, "hydra.launcher.pack_minutes=0")
     assert launch("healed", *many) == 0
     folder = Path("results/healed")
     until(lambda: len(records("healed")) == 2 and steps("healed") > 0, START, "both runs train")
@@ -168,13 +178,13 @@ def test_cancelled_run_is_told_and_healed_by_running_the_sweep_again(slurm, plac
 
 def disturbed(name: str, *overrides: str) -> str:
     """Submit one run, and return its job once it trains and has a checkpoint."""
-    assert launch(name, LONG, "train.checkpoint_seconds=1", *overrides) == 0
+    assert launch(name, "train.checkpoint_seconds=1", *overrides) == 0
     until(lambda: steps(name) > 0, START, f"{name} trains")
     return only_job(name)
 
 
-def test_signal_before_a_time_limit_saves_requeues_and_changes_no_number(slurm, place):
-    job = disturbed("limit")
+def test_signal_before_a_time_limit_saves_requeues_and_changes_no_number(slurm, place, long):
+    job = disturbed("limit", long)
     slurm.call("scancel", "--signal=USR2", job)  # as Slurm does before a limit
     until(lambda: slurm.lives(job) == 1, 30, "the job is in the queue again")
     until(lambda: "interrupted by SIGUSR2" in reason("limit"), 30, "the run says that it was saved")
@@ -193,10 +203,12 @@ def test_time_limit_of_slurm_itself_saves_and_requeues(slurm, place):
 
 
 @pytest.mark.parametrize("partition", ["low", "patient"])
-def test_preempted_run_saves_and_comes_back(slurm, place, partition):
+def test_preempted_run_saves_and_comes_back(slurm, place, long, partition):
     """Without and with a grace time, in which Slurm expects a job to end by itself."""
     name = f"preempted-{partition}"
-    job = disturbed(name, f"hydra.launcher.partition={partition}", "hydra.launcher.nodelist=n1")
+    job = disturbed(
+        name, long, f"hydra.launcher.partition={partition}", "hydra.launcher.nodelist=n1"
+    )
     slurm.call("sbatch", "-p", "high", "-w", "n1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")  # fmt: skip
     until(lambda: slurm.lives(job) == 1, 30, "the job is in the queue again")
     until(lambda: "interrupted by SIGTERM" in reason(name), 30, "the run says that it was saved")
@@ -204,8 +216,8 @@ def test_preempted_run_saves_and_comes_back(slurm, place, partition):
     assert_undisturbed(name)
 
 
-def test_run_of_a_dead_node_goes_on_when_the_node_is_back(slurm, place):
-    job = disturbed("dead", "hydra.launcher.nodelist=n2")
+def test_run_of_a_dead_node_goes_on_when_the_node_is_back(slurm, place, long):
+    job = disturbed("dead", long, "hydra.launcher.nodelist=n2")
     slurm.lose_node("n2")
     until(lambda: slurm.lives(job) == 1, 60, "Slurm has given the node up")
     slurm.start_node("n2")
@@ -213,8 +225,8 @@ def test_run_of_a_dead_node_goes_on_when_the_node_is_back(slurm, place):
     assert_undisturbed("dead")
 
 
-def test_run_survives_its_node_daemon_being_started_anew(slurm, place):
-    disturbed("daemon", "hydra.launcher.nodelist=n2")
+def test_run_survives_its_node_daemon_being_started_anew(slurm, place, long):
+    disturbed("daemon", long, "hydra.launcher.nodelist=n2")
     slurm.kill("slurmd-n2", 9)
     slurm.start_node("n2")
     until(lambda: all_done("daemon", 1), 2 * START, "the run is done")
