@@ -1,6 +1,7 @@
 """Runs chosen for an aim: inside their limits, better than a grid, and as good as promised."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -25,10 +26,16 @@ TARGET, ALLOWANCE, NOISE = 1e22, 2.2e20, 0.005
 START = isoflop_grid(np.geomspace(1e18, 1e19, 3), points=7)
 
 
-def study(seed: int, *more: tuple[np.ndarray, np.ndarray]) -> Runs:
-    """The first sweep, and further runs, with one luck."""
-    N, D = (np.concatenate(x) for x in zip(START, *more, strict=True))
-    return simulate(CHINCHILLA, TRUTH, N, D, noise=NOISE, seed=seed)
+def study(seed: int) -> Runs:
+    """The first sweep."""
+    return simulate(CHINCHILLA, TRUTH, *START, noise=NOISE, seed=seed)
+
+
+def with_more(runs: Runs, N: np.ndarray, D: np.ndarray, *, seed: int) -> Runs:
+    """The same runs and further ones."""
+    more = simulate(CHINCHILLA, TRUTH, N, D, noise=NOISE, seed=seed)
+    table = pd.concat([runs.table, more.table], ignore_index=True)
+    return Runs(table.assign(run_id=[str(i) for i in range(len(table))]))
 
 
 def fitted(runs: Runs):
@@ -81,13 +88,13 @@ def test_narrowing_comes_as_promised():
     """Over four studies the realised narrowing is the promised one, in the geometric mean."""
     aim, miss = Aim(TARGET), []
     for seed in range(4):
-        before = fitted(study(seed))
+        runs = study(seed)
+        before = fitted(runs)
         chosen = choose_runs(before, aim, allowance=ALLOWANCE, seed=seed)
-        after = fitted(study(seed + 100, (chosen.N, chosen.D)))
+        after = fitted(with_more(runs, chosen.N, chosen.D, seed=seed + 100))
         miss.append(np.log(width(after, aim) / width(before, aim) / chosen.narrowing))
-    # The SD of one miss is about .35, from the residual SDs of 21 runs before and some 30 after; so
-    # the mean of four has an error of .18, and .5 is beyond what luck does.
-    assert abs(np.mean(miss)) < 0.5
+    # the SD of one miss is .21 (benchmarks/next_runs.py), so that of the mean .11: three of these
+    assert abs(np.mean(miss)) < 0.33
 
 
 def test_repeating_a_run_stops_paying_where_the_law_is_doubted(first):
