@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scaling.study.objective import IGNORE, first_length
 from scaling.study.shape import ModelShape
-from scaling.training.model import Transformer
+from scaling.training.model import At, Transformer
 from scaling.training.parts import Block, CrossBlock, build_norm
 
 
@@ -76,9 +76,9 @@ class Encoder(Transformer):
         h_BTD: Tensor = self.norm(x_BTD)
         return h_BTD
 
-    def embed(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor | None]:
+    def embed(self, tokens_BT: Tensor, at: At | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the stream as it begins; the halves of a pair are of one length, or nearly."""
-        x_BTD, turn_TQ2 = super().embed(tokens_BT)
+        x_BTD, turn_TQ2 = super().embed(tokens_BT, at)
         if self.shape.pairs:
             T = tokens_BT.shape[1]
             second_T = (torch.arange(T, device=x_BTD.device) >= first_length(T)).long()

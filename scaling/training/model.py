@@ -32,6 +32,8 @@ from scaling.training.parts import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+At = slice | Tensor  # positions of tokens: a stretch of them, or each one's
+
 
 class Transformer(nn.Module):
     """Tokens in, next-token logits or loss out.
@@ -114,15 +116,18 @@ class Transformer(nn.Module):
         )
         return loss if reduction == "mean" else loss.view_as(targets_BT)
 
-    def embed(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the residual stream [B, T, D] as it begins, and the rotation of each position."""
-        T = tokens_BT.shape[1]
+    def embed(self, tokens_BT: Tensor, at: At | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the residual stream [B, T, D] as it begins, and the rotation of each position.
+
+        `at`: the positions of the tokens, as a slice or [B, T]; null: 0 ... T - 1.
+        """
+        at = slice(tokens_BT.shape[1]) if at is None else at
         x_BTD = self.embedding(tokens_BT)
         if self.position is not None:
-            x_BTD = x_BTD + self.position[:T]
+            x_BTD = x_BTD + self.position[at]
         elif self.wave_TD is not None:
-            x_BTD = x_BTD + self.wave_TD[:T]
-        return x_BTD, None if self.turn_TQ2 is None else self.turn_TQ2[:T]
+            x_BTD = x_BTD + self.wave_TD[at]
+        return x_BTD, None if self.turn_TQ2 is None else self.turn_TQ2[at]
 
     def _can_score(self, tokens_BT: Tensor) -> bool:
         """Whether losses without gradients can be taken without autograd."""

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from scaling.study.shape import ModelShape
 from scaling.training import fused
 from scaling.training.kernels import RmsNorm, attend_matmul
+from scaling.training.past import KeyValues
 
 # Standard deviation of token and position tables: what a fresh block adds has entries of this order
 # at any width, so that neither drowns the other. Measured on the embedded text, widths 36 to 112,
@@ -45,7 +46,12 @@ class Block(nn.Module):
         self.ffn_norm = build_norm(shape)
         self.ffn = FeedForward(shape, native=self.native)
 
-    def forward(self, x_BTD: Tensor, turn_TQ2: Tensor | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, turn_TQ2: Tensor | None, *, past: KeyValues | None = None
+    ) -> Tensor:
+        if past is not None:
+            x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2, past=past)
+            return x_BTD + self.ffn(self.ffn_norm(x_BTD))
         if self.recompute and torch.is_grad_enabled():
             # no random numbers are drawn in a block, so their state need not be kept
             again: Tensor = checkpoint(
@@ -84,14 +90,17 @@ class Attention(nn.Module):
         mask_TT = _mask(s, causal) if self.kernel == "matmul" else None
         self.register_buffer("mask_TT", mask_TT, persistent=False)
 
-    def forward(self, x_BTD: Tensor, turn_TQ2: Tensor | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, turn_TQ2: Tensor | None, *, past: KeyValues | None = None
+    ) -> Tensor:
         B, T, _ = x_BTD.shape
         H, G, Q = self.H, self.G, self.Q
         qkv = self.qkv(x_BTD)
         if self.qk_norm == "full":
             q, k, v = qkv.split([H * Q, G * Q, G * Q], dim=-1)
             qkv = torch.cat([self.q_norm(q), self.k_norm(k), v], dim=-1)
-        if self.kernel == "native" and self.qk_norm != "head" and suits_native(qkv):
+        native = self.kernel == "native" and past is None
+        if native and self.qk_norm != "head" and suits_native(qkv):
             y_BTE = fused.attend(qkv, turn_TQ2, heads=H, kv_heads=G, head_size=Q, scale=self.scale)
             return self.out(y_BTE)
         # heads first and contiguous: one copy, after which every slice of heads is a free view
@@ -104,6 +113,8 @@ class Attention(nn.Module):
         if turn_TQ2 is not None:
             qk_HBTQ = rotate(qk_HBTQ, turn_TQ2)
         q_HBTQ, k_GBTQ = qk_HBTQ.split([H, G])
+        if past is not None:
+            return self.out(past.attend(q_HBTQ, k_GBTQ, v_GBTQ, scale=self.scale))
         k_HBTQ, v_HBTQ = (
             t.repeat_interleave(H // G, dim=0) if G < H else t for t in (k_GBTQ, v_GBTQ)
         )
@@ -131,16 +142,27 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(s.width, 2 * s.kv_heads * s.head_size, bias=s.bias)
         self.out = _writer(s.heads * s.head_size, s.width, s.bias)
 
-    def forward(self, x_BTD: Tensor, memory_BSD: Tensor) -> Tensor:
-        (B, T, _), S = x_BTD.shape, memory_BSD.shape[1]
+    def forward(
+        self, x_BTD: Tensor, memory_BSD: Tensor, *, past: KeyValues | None = None
+    ) -> Tensor:
+        B, T, _ = x_BTD.shape
         q_BHTQ = self.q(x_BTD).view(B, T, self.H, self.Q).transpose(1, 2)
+        if past is None:
+            k_BHSQ, v_BHSQ = self.look(memory_BSD)
+        else:  # a source stays the same while its answer is written
+            k_BHSQ, v_BHSQ = past.source = past.source or self.look(memory_BSD)
+        y_BHTQ = F.scaled_dot_product_attention(q_BHTQ, k_BHSQ, v_BHSQ, scale=self.scale)
+        return self.out(y_BHTQ.transpose(1, 2).reshape(B, T, self.H * self.Q))
+
+    def look(self, memory_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of a source, each [B, H, S, Q]."""
+        B, S, _ = memory_BSD.shape
         kv_BSGQ = self.kv(memory_BSD).view(B, S, 2 * self.G, self.Q)
         k_BHSQ, v_BHSQ = (
             t.repeat_interleave(self.H // self.G, dim=1)
             for t in kv_BSGQ.transpose(1, 2).split(self.G, dim=1)
         )
-        y_BHTQ = F.scaled_dot_product_attention(q_BHTQ, k_BHSQ, v_BHSQ, scale=self.scale)
-        return self.out(y_BHTQ.transpose(1, 2).reshape(B, T, self.H * self.Q))
+        return k_BHSQ, v_BHSQ
 
 
 class CrossBlock(Block):
@@ -152,8 +174,15 @@ class CrossBlock(Block):
         self.cross = CrossAttention(shape)
 
     def forward(  # type: ignore[override]
-        self, x_BTD: Tensor, turn_TQ2: Tensor | None, memory_BSD: Tensor
+        self,
+        x_BTD: Tensor,
+        turn_TQ2: Tensor | None,
+        memory_BSD: Tensor,
+        *,
+        past: KeyValues | None = None,
     ) -> Tensor:
+        if past is not None:
+            return self._read(x_BTD, turn_TQ2, memory_BSD, past)
         if self.recompute and torch.is_grad_enabled():
             again: Tensor = checkpoint(
                 self._read,
@@ -166,9 +195,15 @@ class CrossBlock(Block):
             return again
         return self._read(x_BTD, turn_TQ2, memory_BSD)
 
-    def _read(self, x_BTD: Tensor, turn_TQ2: Tensor | None, memory_BSD: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2)
-        x_BTD = x_BTD + self.cross(self.cross_norm(x_BTD), memory_BSD)
+    def _read(
+        self,
+        x_BTD: Tensor,
+        turn_TQ2: Tensor | None,
+        memory_BSD: Tensor,
+        past: KeyValues | None = None,
+    ) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2, past=past)
+        x_BTD = x_BTD + self.cross(self.cross_norm(x_BTD), memory_BSD, past=past)
         return x_BTD + self.ffn(self.ffn_norm(x_BTD))
 
 
