@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from scaling.study.config import RunConfig
 from scaling.study.plan import RunPlan, make_plan
@@ -11,6 +14,12 @@ from scaling.study.record import read_metrics
 STEPS, BATCH, CONTEXT = 60, 256, 32
 
 NUMBERS = ("step", "tokens", "train_loss", "val_loss", "val_excess", "lr", "grad_norm")
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Return the dotted keys of a preset in conf/model."""
+    text = (Path(__file__).parent.parent / "conf" / "model" / f"{name}.yaml").read_text("utf-8")
+    return {f"model.{key}": value for key, value in yaml.safe_load(text).items()}
 
 
 def small_plan(folder: Path, **changes) -> RunPlan:

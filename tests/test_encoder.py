@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from small_run import numbers, small_plan
+from small_run import numbers, preset, small_plan
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,6 +21,7 @@ GPT2_PARTS = {
     "model.position": "learned", "model.norm": "layernorm", "model.bias": True,
     "model.tied": True, "model.activation": "gelu",
 }  # fmt: skip
+BERT_PARTS, T5_PARTS = (preset(name) for name in ("bert", "t5"))
 KINDS = {
     "encoder": {"model.kind": "encoder"},
     "pairs": {"model.kind": "encoder", "objective.next_sentence": True},
@@ -28,7 +29,13 @@ KINDS = {
     "shallow encoder": {"model.kind": "encoder_decoder", "model.encoder_layers": 1, **GPT2_PARTS},
     "grouped": {"model.kind": "encoder_decoder", "model.kv_heads": 1},
     "gpt2 parts": {"model.kind": "encoder", **GPT2_PARTS},
-}
+    "bert parts": BERT_PARTS,
+    "bert parts and pairs": {**BERT_PARTS, "objective.next_sentence": True},
+    "t5 parts": T5_PARTS,
+    "t5 1.1 parts": {**T5_PARTS, "model.activation": "geglu", "model.tied": False, "model.scale_head": False},
+    "post-norm writer": {"model.kind": "encoder_decoder", "model.norm_at": "post", "model.embedding_norm": True, "model.activation": "gelu_exact"},
+    "post-norm decoder": {"model.norm_at": "post", "model.position": "relative", "model.head_transform": True},
+}  # fmt: skip
 
 
 def _model(plan, *, attention="sdpa"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from small_run import preset
 
 from scaling.study.config import ModelConfig, ObjectiveConfig
 from scaling.study.errors import ConfigError
@@ -29,6 +30,9 @@ KINDS = {
     "sinusoids": {"position": "sinusoidal"},
     "encoder_decoder": {"kind": "encoder_decoder"},
     "grouped encoder_decoder": {"kind": "encoder_decoder", "kv_heads": 2, "position": "learned"},
+    "distances": {"position": "relative", "kv_heads": 2, "head_transform": True},
+    "t5": {key.removeprefix("model."): value for key, value in preset("t5").items()},
+    "post-norm": {"norm_at": "post", "embedding_norm": True, "activation": "gelu_exact"},
 }
 VOCAB, CONTEXT = 61, 48
 MARKS = {"start": 61, "end": 62}  # special tokens come behind the vocabulary
@@ -41,7 +45,7 @@ def make(kind="llama", **changes):
     shape = resolve_shape(config, vocab=VOCAB, layout=find_layout(ObjectiveConfig(), config))
     model = build_model(shape).init_weights(3).eval()
     with torch.no_grad():
-        model.norm.weight.mul_(8)
+        (model.head if shape.norm_at == "post" else model.norm).weight.mul_(8)
         if shape.tied:  # else every token is followed by itself
             for block in model.blocks:
                 block.attention.out.weight.mul_(8)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from scaling.study.errors import ConfigError, did_you_mean
-from scaling.study.shape import ModelShape, ParamCounts, count_params
+from scaling.study.shape import BUCKETS, ModelShape, ParamCounts, count_params
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,6 @@ def _bert(s: Shape) -> ParamCounts:
     return ParamCounts(embedding=tables, head=0, non_embedding=blocks + norm + pooler)
 
 
-T5_BUCKETS = 32  # relative-position buckets per head, in the first layer of each stack only
-
-
 def _t5(s: Shape) -> ParamCounts:
     """Encoder and decoder without biases, one scale per norm, one table for both and the head.
 
@@ -111,7 +108,9 @@ def _t5(s: Shape) -> ParamCounts:
     attention, ffn = 4 * s.width * s.inner, 2 * s.width * s.ffn
     encoder = s.layers * (attention + ffn + 2 * s.width)
     decoder = s.layers * (2 * attention + ffn + 3 * s.width)
-    rest = 2 * s.width + 2 * T5_BUCKETS * s.heads
+    rest = (
+        2 * s.width + 2 * BUCKETS * s.heads
+    )  # biases by distance in the first layer of each stack
     return ParamCounts(embedding=s.vocab * s.width, head=0, non_embedding=encoder + decoder + rest)
 
 

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scaling.study.shape import ModelShape, attention_weights, ffn_weights, pair_weights
+from scaling.study.shape import (
+    ModelShape,
+    attention_weights,
+    ffn_weights,
+    pair_weights,
+    transform_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,9 @@ def flops_per_token(shape: ModelShape) -> FlopsPerToken:
     the 12 L h q T of Chowdhery et al. 2022 (arXiv:2204.02311, appendix B).
     """
     s = shape
-    head: float = 6 * s.vocab * s.width
+    head: float = 6 * (s.vocab * s.width + transform_weights(s))
     if s.outputs:  # the head scores these alone
-        head = 6 * (s.vocab * s.width * s.outputs + pair_weights(s)) / s.context
+        head = (head * s.outputs + 6 * pair_weights(s)) / s.context
     if s.kind == "encoder_decoder":
         return _encoder_decoder(s, head)
     return FlopsPerToken(

@@ -12,10 +12,25 @@ from typing import Any
 from scaling.study.errors import ConfigError
 from scaling.study.shape import ModelShape
 
+_PLAIN = {
+    "norm_at": "pre",
+    "embedding_norm": False,
+    "scale_scores": True,
+    "head_transform": False,
+    "scale_head": False,
+    "segments": False,
+}
 # What every model of a family has; the names are ours, a null is free.
 FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {"position": "rotary", "norm": "rmsnorm", "activation": "swiglu", "qk_norm": "none"},
+    "llama": {
+        **_PLAIN,
+        "position": "rotary",
+        "norm": "rmsnorm",
+        "activation": "swiglu",
+        "qk_norm": "none",
+    },
     "gpt2": {
+        **_PLAIN,
         "position": "learned",
         "norm": "layernorm",
         "activation": "gelu",

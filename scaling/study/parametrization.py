@@ -22,6 +22,7 @@ import math
 from dataclasses import dataclass
 
 from scaling.study.config import ModelConfig, OptimConfig
+from scaling.study.errors import ConfigError
 from scaling.study.shape import ModelShape, heads_for
 
 # matrices that read the residual stream, or what an encoder made of it
@@ -114,9 +115,28 @@ def with_attention_scale(
     its root: muP asks for 1/Q. It is sqrt(base Q) / Q here, the usual scale at the base width. With
     heads of one size at every width nothing changes.
 
+    Raises:
+        ConfigError: the parametrisation is not known for one of the shape's parts.
+
     Source: Yang et al. 2022, arXiv:2203.03466, definition 4.1.
     """
+    if optim.parametrization == "standard":
+        return shape
+    _check_parts(shape, optim)
     base = optim.base_width / (model.heads or heads_for(optim.base_width))
-    if optim.parametrization == "standard" or base == shape.head_size:
+    if base == shape.head_size:
         return shape
     return dataclasses.replace(shape, attention_scale=math.sqrt(base) / shape.head_size)
+
+
+# parts whose factors nobody has worked out here, and what each key must be instead
+_UNKNOWN = {"norm_at": "pre", "head_transform": False, "scale_head": False, "scale_scores": True}
+
+
+def _check_parts(shape: ModelShape, optim: OptimConfig) -> None:
+    for key, known in _UNKNOWN.items():
+        if (value := getattr(shape, key)) != known:
+            raise ConfigError(
+                f"optim.parametrization={optim.parametrization} with model.{key}={str(value).lower()}: its rates and "
+                f"sizes are not known. Set optim.parametrization=standard, or model.{key}={str(known).lower()}."
+            )

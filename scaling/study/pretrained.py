@@ -36,6 +36,12 @@ PARTS = (
     "qk_norm",
     "tied",
     "bias",
+    "norm_at",
+    "embedding_norm",
+    "scale_scores",
+    "head_transform",
+    "scale_head",
+    "segments",
 )
 
 

@@ -22,6 +22,11 @@ MIN_LAYERS = 2
 THINNEST = 0.25  # d / layers; anything thinner is a thread that nobody trains
 TOLERANCE = 0.01  # a chosen shape is within 1 % of its target size
 
+GATED = ("swiglu", "geglu")  # activations with a third matrix
+# Classes of distances that relative positions tell apart, and the distance from which all are one:
+# those of every released T5 (Raffel et al. 2020, arXiv:1910.10683, section 2.1).
+BUCKETS, FARTHEST = 32, 128
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -51,11 +56,27 @@ class ModelShape:
         0  # positions the head predicts, and an encoder_decoder's decoder sees; 0: context
     )
     pairs: bool = False  # two segments, and a judgement whether one follows the other
+    norm_at: str = "pre"  # or post; see `model.norm_at`, and so on
+    embedding_norm: bool = False
+    scale_scores: bool = True
+    head_transform: bool = False
+    scale_head: bool = False
+    segments: bool = False
 
     @property
     def predicted(self) -> int:
         """Positions of a sequence that the head predicts."""
         return self.outputs or self.context
+
+    @property
+    def score_scale(self) -> float | None:
+        """What attention scores are multiplied by; null: 1 / sqrt(head size)."""
+        return self.attention_scale or (None if self.scale_scores else 1.0)
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether a table tells two halves of a sequence apart."""
+        return self.segments or self.pairs
 
     @property
     def positions(self) -> int:
@@ -92,18 +113,42 @@ def count_params(shape: ModelShape) -> ParamCounts:
     """Count the parameters of the module that `shape` builds, exactly."""
     s = shape
     position = s.positions * s.width if s.position == "learned" else 0
-    segments = 2 * s.width if s.pairs else 0
+    segments = 2 * s.width if s.has_segments else 0
     norm = _norm_params(s, s.width)
     per_layer = attention_weights(s) + ffn_weights(s) + _biases(s) + 2 * norm + _qk_norm_params(s)
-    blocks = s.layers * per_layer + norm
+    # of a stack beside its layers: the norm at its end, and biases by distance
+    stack = norm * (s.norm_at == "pre") + BUCKETS * s.heads * (s.position == "relative")
+    blocks = s.layers * per_layer + stack + norm * s.embedding_norm
     if s.kind == "encoder_decoder":
-        blocks += s.encoder_layers * per_layer + norm
+        blocks += s.encoder_layers * per_layer + stack
         blocks += s.layers * (attention_weights(s) + _attention_biases(s) + norm)
+    pair = pair_weights(s) + (s.width + 2) * s.pairs
     return ParamCounts(
         embedding=s.vocab * s.width + position + segments,
-        head=(0 if s.tied else s.vocab * s.width) + pair_weights(s) + (s.width + 2) * s.pairs,
+        head=(0 if s.tied else s.vocab * s.width) + _transform_params(s) + pair,
         non_embedding=blocks,
     )
+
+
+def has_common_parts(shape: ModelShape) -> bool:
+    """Whether a shape has only the parts that passes written out by hand know: those of llama and gpt2."""
+    s = shape
+    rare = s.embedding_norm or s.head_transform or s.scale_head or s.segments
+    return s.kind == "decoder" and s.norm_at == "pre" and s.position != "relative" and not rare
+
+
+def transform_weights(shape: ModelShape) -> int:
+    """Matrix entries of the dense layer before the head; 0 where there is none.
+
+    Source: Devlin et al. 2019 (arXiv:1810.04805), as released.
+    """
+    return shape.width**2 if shape.head_transform else 0
+
+
+def _transform_params(s: ModelShape) -> int:
+    if not s.head_transform:
+        return 0
+    return transform_weights(s) + _norm_params(s, s.width) + (s.width + s.vocab) * s.bias
 
 
 def pair_weights(shape: ModelShape) -> int:
@@ -122,13 +167,13 @@ def attention_weights(shape: ModelShape) -> int:
 
 def ffn_weights(shape: ModelShape) -> int:
     """Matrix entries of one layer's feed-forward part (three matrices when gated)."""
-    return (3 if shape.activation == "swiglu" else 2) * shape.width * shape.ffn
+    return (3 if shape.activation in GATED else 2) * shape.width * shape.ffn
 
 
 def _biases(s: ModelShape) -> int:
     if not s.bias:
         return 0
-    return _attention_biases(s) + (2 if s.activation == "swiglu" else 1) * s.ffn + s.width
+    return _attention_biases(s) + (2 if s.activation in GATED else 1) * s.ffn + s.width
 
 
 def _attention_biases(s: ModelShape) -> int:
@@ -198,11 +243,13 @@ def _build(
         norm_eps=model.norm_eps, kind=model.kind,
         encoder_layers=(model.encoder_layers or layers) if model.kind == "encoder_decoder" else 0,
         source=layout.source, outputs=layout.outputs, pairs=layout.pairs,
+        norm_at=model.norm_at, embedding_norm=model.embedding_norm, scale_scores=model.scale_scores,
+        head_transform=model.head_transform, scale_head=model.scale_head, segments=model.segments,
     )  # fmt: skip
 
 
 def _ffn_ratio(model: ModelConfig) -> float:
-    return 8 / 3 if model.activation == "swiglu" else 4.0  # both give 8 d^2 weights a layer
+    return 8 / 3 if model.activation in GATED else 4.0  # both give 8 d^2 weights a layer
 
 
 def _nearest_shape(model: ModelConfig, vocab: int, layout: Layout, target: float) -> ModelShape:

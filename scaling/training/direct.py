@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from scaling.study.shape import ModelShape
+from scaling.study.shape import ModelShape, has_common_parts
 from scaling.training import native
 from scaling.training.direct_parts import KeptNorm, Norm, book_gradient, build_linear
 
@@ -37,6 +37,7 @@ def suits_direct(model: Transformer) -> bool:
         and shape.kind == "decoder"
         and shape.qk_norm == "none"
         and shape.activation in _KINDS
+        and has_common_parts(shape)
         and next(model.parameters()).dtype == torch.float32
         and next(model.parameters()).is_cpu
     )
@@ -183,7 +184,7 @@ class _Block:
         self.qkv, self.out = build_linear(attention.qkv, dtype), build_linear(attention.out, dtype)
         self.up, self.down = build_linear(ffn.up, dtype), build_linear(ffn.down, dtype)
         self.gate = None if ffn.gate is None else build_linear(ffn.gate, dtype)
-        self.scale = shape.attention_scale or 1 / math.sqrt(shape.head_size)
+        self.scale = shape.score_scale or 1 / math.sqrt(shape.head_size)
         parts = (self.qkv, self.out, self.up, self.down, self.gate)
         self.linears = [part for part in parts if part is not None]
 

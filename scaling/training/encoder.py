@@ -13,10 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scaling.study.objective import IGNORE, first_length
+from scaling.study.objective import IGNORE
 from scaling.study.shape import ModelShape
-from scaling.training.model import At, Transformer
-from scaling.training.parts import Block, CrossBlock, build_norm
+from scaling.training.model import Transformer
+from scaling.training.parts import (
+    Block,
+    CrossBlock,
+    build_norm,
+    distance_bias,
+    distance_table,
+)
 
 
 class Encoder(Transformer):
@@ -33,7 +39,6 @@ class Encoder(Transformer):
     ) -> None:
         super().__init__(shape, attention=attention, recompute=recompute)
         if shape.pairs:
-            self.segment = nn.Parameter(torch.empty(2, shape.width))
             self.pool = nn.Linear(shape.width, shape.width)
             self.pair = nn.Linear(shape.width, 2)
 
@@ -51,7 +56,7 @@ class Encoder(Transformer):
         """
         h_BTD = self.read(tokens_BT)
         if targets_BT is None:
-            return self.head(h_BTD)
+            return self.head(self.finish(h_BTD))
         words_BT = targets_BT
         if self.shape.pairs:
             words_BT = torch.cat([torch.full_like(targets_BT[:, :1], IGNORE), targets_BT[:, 1:]], 1)
@@ -60,7 +65,7 @@ class Encoder(Transformer):
         at_BK = chosen_BT.argsort(dim=1, descending=True, stable=True)[:, : self.shape.predicted]
         h_BKD = h_BTD.gather(1, at_BK.unsqueeze(-1).expand(-1, -1, h_BTD.shape[-1]))
         picked_BK = words_BT.gather(1, at_BK)
-        loss_BK = cross_entropy(self.head(h_BKD), picked_BK)
+        loss_BK = cross_entropy(self.head(self.finish(h_BKD)), picked_BK)
         if reduction == "none":
             return torch.zeros_like(loss_BK[:, :1]).repeat(1, words_BT.shape[1]).scatter(1, at_BK, loss_BK)  # fmt: skip
         loss = loss_BK.sum() / (picked_BK != IGNORE).sum()
@@ -71,19 +76,11 @@ class Encoder(Transformer):
     def read(self, tokens_BT: Tensor) -> Tensor:
         """Return what is known of each position after the last norm [B, T, D]."""
         x_BTD, turn_TQ2 = self.embed(tokens_BT)
+        bias_HTT = self.bias(tokens_BT.shape[1])
         for block in self.blocks:
-            x_BTD = block(x_BTD, turn_TQ2)
+            x_BTD = block(x_BTD, turn_TQ2, bias_HTT=bias_HTT)
         h_BTD: Tensor = self.norm(x_BTD)
         return h_BTD
-
-    def embed(self, tokens_BT: Tensor, at: At | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the stream as it begins; the halves of a pair are of one length, or nearly."""
-        x_BTD, turn_TQ2 = super().embed(tokens_BT, at)
-        if self.shape.pairs:
-            T = tokens_BT.shape[1]
-            second_T = (torch.arange(T, device=x_BTD.device) >= first_length(T)).long()
-            x_BTD = x_BTD + self.segment[second_T]
-        return x_BTD, turn_TQ2
 
     def judge(self, h_BTD: Tensor) -> Tensor:
         """Return logits [B, 2]: the second half does not follow the first, it does."""
@@ -106,7 +103,8 @@ class EncoderDecoder(Transformer):
         self.encoder = nn.ModuleList(
             Block(shape, attention, recompute, causal=False) for _ in range(shape.encoder_layers)
         )
-        self.encoder_norm = build_norm(shape)
+        self.encoder_norm = build_norm(shape) if shape.norm_at == "pre" else nn.Identity()
+        self.encoder_relative = distance_table(shape)
 
     def build_blocks(self, attention: str, recompute: bool) -> nn.ModuleList:
         """Return the decoder's layers."""
@@ -139,17 +137,21 @@ class EncoderDecoder(Transformer):
     def read(self, tokens_BS: Tensor) -> Tensor:
         """Return what the encoder makes of a source [B, S, D]."""
         x_BSD, turn_TQ2 = self.embed(tokens_BS)
+        table, bias_HSS = self.encoder_relative, None
+        if table is not None:
+            bias_HSS = distance_bias(table, tokens_BS.shape[1], causal=False)
         for block in self.encoder:
-            x_BSD = block(x_BSD, turn_TQ2)
+            x_BSD = block(x_BSD, turn_TQ2, bias_HTT=bias_HSS)
         memory_BSD: Tensor = self.encoder_norm(x_BSD)
         return memory_BSD
 
     def write(self, tokens_BU: Tensor, memory_BSD: Tensor) -> Tensor:
         """Return logits [B, U, V] of the token after each written one."""
         x_BUD, turn_TQ2 = self.embed(tokens_BU)
+        bias_HUU = self.bias(tokens_BU.shape[1])
         for block in self.blocks:
-            x_BUD = block(x_BUD, turn_TQ2, memory_BSD)
-        logits_BUV: Tensor = self.head(self.norm(x_BUD))
+            x_BUD = block(x_BUD, turn_TQ2, memory_BSD, bias_HTT=bias_HUU)
+        logits_BUV: Tensor = self.head(self.finish(self.norm(x_BUD)))
         return logits_BUV
 
 

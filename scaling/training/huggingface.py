@@ -222,7 +222,7 @@ def scale_queries(tensors: Tensors, s: ModelShape, *, scale: float | None) -> Te
         s: their shape, with the scale that they were trained with.
         scale: that of the module they are for; null: 1 / sqrt(Q).
     """
-    usual = s.head_size**-0.5
+    usual = s.head_size**-0.5 if s.scale_scores else 1.0
     ratio = (s.attention_scale or usual) / (scale or usual)
     if ratio == 1:
         return tensors

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from scaling.study.config import TrainConfig
 from scaling.study.errors import TrainError
-from scaling.study.shape import ModelShape, count_params
+from scaling.study.shape import GATED, ModelShape, count_params
 from scaling.study.units import format_bytes, format_quantity
 from scaling.training.loss import logits_bytes
 
@@ -222,9 +222,9 @@ def _block_bytes(shape: ModelShape, narrow: int, attention: str) -> float:
     """
     s = shape
     heads, qkv = s.heads * s.head_size, (s.heads + 2 * s.kv_heads) * s.head_size
-    wide = s.ffn * (4 if s.activation == "swiglu" else 2)
+    wide = s.ffn * (4 if s.activation in GATED else 2)
     products = 2 * s.width + 2 * qkv + 2 * heads + wide
-    if attention == "matmul":
+    if attention == "matmul" or s.position == "relative":
         products += 3 * s.heads * s.context
     return 4.0 * 2 * s.width + float(narrow * products)
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scaling.study.objective import first_length
 from scaling.study.parametrization import STANDARD, Parametrization
 from scaling.study.shape import ModelShape
 from scaling.training import fused
@@ -21,9 +22,14 @@ from scaling.training.kernels import RmsNorm
 from scaling.training.loss import chunked_cross_entropy, needs_chunks
 from scaling.training.parts import (
     TABLE_STD,
+    Attention,
     Block,
+    CrossAttention,
+    HeadTransform,
     add_norm,
     build_norm,
+    distance_bias,
+    distance_table,
     rotary_table,
     sinusoids,
     suits_native,
@@ -63,9 +69,13 @@ class Transformer(nn.Module):
             if shape.position == "learned"
             else None
         )
+        self.relative = distance_table(shape)
+        self.segment = nn.Parameter(torch.empty(2, shape.width)) if shape.has_segments else None
+        self.embedding_norm = build_norm(shape) if shape.embedding_norm else None
         self.blocks = self.build_blocks(attention, recompute)
-        self.norm = build_norm(shape)
-        self.head = nn.Linear(shape.width, shape.vocab, bias=False)
+        self.norm = build_norm(shape) if shape.norm_at == "pre" else nn.Identity()
+        self.transform = HeadTransform(shape) if shape.head_transform else None
+        self.head = nn.Linear(shape.width, shape.vocab, bias=shape.head_transform and shape.bias)
         if shape.tied:
             self.head.weight = self.embedding.weight
         table = rotary_table(shape) if shape.position == "rotary" else None
@@ -95,11 +105,14 @@ class Transformer(nn.Module):
             dtype = torch.get_autocast_dtype("cpu") if narrow else torch.float32
             return Direct(self, dtype).score(tokens_BT, targets_BT)
         x_BTD, turn_TQ2 = self.embed(tokens_BT)
+        bias_HTT = self.bias(tokens_BT.shape[1])
         for block in self.blocks:
-            x_BTD = block(x_BTD, turn_TQ2)
+            x_BTD = block(x_BTD, turn_TQ2, bias_HTT=bias_HTT)
         native = self.native and suits_native(x_BTD, stream=True)
-        h_BTD = add_norm(x_BTD, None, self.norm)[1] if native else self.norm(x_BTD)
-        large = needs_chunks(tokens_BT.numel(), self.shape.vocab)
+        fused_norm = native and self.shape.norm_at == "pre"
+        h_BTD = add_norm(x_BTD, None, self.norm)[1] if fused_norm else self.norm(x_BTD)
+        h_BTD = self.finish(h_BTD)
+        large = needs_chunks(tokens_BT.numel(), self.shape.vocab) and self.head.bias is None
         if targets_BT is not None and reduction == "mean" and large:
             return chunked_cross_entropy(
                 h_BTD.flatten(0, 1), self.head.weight, targets_BT.flatten()
@@ -119,15 +132,35 @@ class Transformer(nn.Module):
     def embed(self, tokens_BT: Tensor, at: At | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the residual stream [B, T, D] as it begins, and the rotation of each position.
 
+        The halves of a pair are of one length, or nearly; what is no pair is all first half.
         `at`: the positions of the tokens, as a slice or [B, T]; null: 0 ... T - 1.
         """
-        at = slice(tokens_BT.shape[1]) if at is None else at
+        T = tokens_BT.shape[1]
+        at = slice(T) if at is None else at
         x_BTD = self.embedding(tokens_BT)
         if self.position is not None:
             x_BTD = x_BTD + self.position[at]
         elif self.wave_TD is not None:
             x_BTD = x_BTD + self.wave_TD[at]
+        if self.segment is not None:
+            first = first_length(T) if self.shape.pairs else T
+            second_T = (torch.arange(T, device=x_BTD.device) >= first).long()
+            x_BTD = x_BTD + self.segment[second_T]
+        if self.embedding_norm is not None:
+            x_BTD = self.embedding_norm(x_BTD)
         return x_BTD, None if self.turn_TQ2 is None else self.turn_TQ2[at]
+
+    def bias(self, length: int, *, last: int | None = None) -> Tensor | None:
+        """Return what relative positions add to the scores [H, T, S]; arguments as of `distance_bias`."""
+        if self.relative is None:
+            return None
+        return distance_bias(self.relative, length, causal=self.causal, last=last)
+
+    def finish(self, h_BTD: Tensor) -> Tensor:
+        """Return what the head reads, from what the last norm gave."""
+        if self.transform is not None:
+            h_BTD = self.transform(h_BTD)
+        return h_BTD * self.shape.width**-0.5 if self.shape.scale_head else h_BTD
 
     def _can_score(self, tokens_BT: Tensor) -> bool:
         """Whether losses without gradients can be taken without autograd."""
@@ -157,11 +190,17 @@ class Transformer(nn.Module):
         residual = 1 / math.sqrt(2 * self.shape.layers)
         # a tied table is also the head, and must not make logits larger than order 1
         width = self.shape.width / parametrization.width
-        table_std = min(TABLE_STD, 1 / math.sqrt(width)) if self.shape.tied else TABLE_STD
+        small = self.shape.tied and not self.shape.scale_head
+        table_std = min(TABLE_STD, 1 / math.sqrt(width)) if small else TABLE_STD
         draw(self.embedding.weight, table_std)
-        for table in (self.position, getattr(self, "segment", None)):
-            if isinstance(table, nn.Parameter):
+        for table in (self.position, self.segment):
+            if table is not None:
                 draw(table, table_std)
+        for table in (self.relative, getattr(self, "encoder_relative", None)):
+            if table is not None:  # as transformers draws those of T5
+                draw(table, 1 / math.sqrt(self.shape.width))
+        if self.head.bias is not None:
+            self.head.bias.zero_()
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.weight is not self.embedding.weight:
                 scale = residual if getattr(module, "writes_residual", False) else 1.0
@@ -172,6 +211,9 @@ class Transformer(nn.Module):
                 module.reset_parameters()
                 if module is self.norm:
                     module.weight.mul_(factor(module.weight))
+        for module in self.modules():
+            if isinstance(module, (Attention, CrossAttention)):
+                module.shrink_queries()
         return self
 
 

@@ -88,7 +88,9 @@ def build_optimizer(
         ConfigError: Muon is asked for and this torch has none.
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    tables |= {id(p) for name, p in model.named_parameters() if name.endswith("position")}
+    tables |= {
+        id(p) for name, p in model.named_parameters() if name.endswith(("position", "relative"))
+    }
     groups: dict[tuple, dict] = {}
     for name, parameter in model.named_parameters():
         factors = parametrization.factors(name)

@@ -1,20 +1,21 @@
 """What Transformers are made of: attention, feed-forward, norms, positions, and the block of both.
 
 Shapes in names: B sequences, T positions, S positions that are looked at, D width, H query heads, G key-value heads,
-Q head size, E channels of a joint projection, F feed-forward width. Blocks are pre-norm:
-x + attention(norm(x)), x + ffn(norm(x)).
+Q head size, E channels of a joint projection, F feed-forward width. Blocks are pre-norm,
+x + attention(norm(x)), x + ffn(norm(x)), or post-norm, norm(x + attention(x)), norm(x + ffn(x)).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from scaling.study.shape import ModelShape
+from scaling.study.shape import BUCKETS, FARTHEST, GATED, ModelShape
 from scaling.training import fused
 from scaling.training.kernels import RmsNorm, attend_matmul
 from scaling.training.past import KeyValues
@@ -41,31 +42,45 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.recompute, self.native = recompute, attention == "native"
+        self.post = shape.norm_at == "post"
         self.attention_norm = build_norm(shape)
         self.attention = Attention(shape, attention, causal=causal)
         self.ffn_norm = build_norm(shape)
         self.ffn = FeedForward(shape, native=self.native)
 
     def forward(
-        self, x_BTD: Tensor, turn_TQ2: Tensor | None, *, past: KeyValues | None = None
+        self,
+        x_BTD: Tensor,
+        turn_TQ2: Tensor | None,
+        *,
+        bias_HTT: Tensor | None = None,
+        past: KeyValues | None = None,
     ) -> Tensor:
-        if past is not None:
-            x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2, past=past)
-            return x_BTD + self.ffn(self.ffn_norm(x_BTD))
-        if self.recompute and torch.is_grad_enabled():
+        if self.recompute and past is None and torch.is_grad_enabled():
             # no random numbers are drawn in a block, so their state need not be kept
             again: Tensor = checkpoint(
-                self._add, x_BTD, turn_TQ2, use_reentrant=False, preserve_rng_state=False
+                self._add, x_BTD, turn_TQ2, bias_HTT, use_reentrant=False, preserve_rng_state=False
             )
             return again
-        return self._add(x_BTD, turn_TQ2)
+        return self._add(x_BTD, turn_TQ2, bias_HTT, past)
 
-    def _add(self, x_BTD: Tensor, turn_TQ2: Tensor | None) -> Tensor:
-        if self.native and suits_native(x_BTD, stream=True):
+    def _add(
+        self,
+        x_BTD: Tensor,
+        turn_TQ2: Tensor | None,
+        bias_HTT: Tensor | None,
+        past: KeyValues | None = None,
+    ) -> Tensor:
+        given: dict[str, Any] = {"bias_HTT": bias_HTT, "past": past}
+        if self.post:
+            x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, turn_TQ2, **given))
+            after: Tensor = self.ffn_norm(x_BTD + self.ffn(x_BTD))
+            return after
+        if self.native and past is None and suits_native(x_BTD, stream=True):
             x_BTD, h_BTD = add_norm(x_BTD, None, self.attention_norm)
-            x_BTD, h_BTD = add_norm(x_BTD, self.attention(h_BTD, turn_TQ2), self.ffn_norm)
+            x_BTD, h_BTD = add_norm(x_BTD, self.attention(h_BTD, turn_TQ2, **given), self.ffn_norm)
             return x_BTD + self.ffn(h_BTD)
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2)
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2, **given)
         return x_BTD + self.ffn(self.ffn_norm(x_BTD))
 
 
@@ -79,7 +94,9 @@ class Attention(nn.Module):
         s = shape
         self.H, self.G, self.Q, self.causal = s.heads, s.kv_heads, s.head_size, causal
         self.kernel = kernel if causal else _two_sided(kernel, s)
-        self.scale = s.attention_scale
+        if s.position == "relative":  # the other two give no gradient of what is added to scores
+            self.kernel = "sdpa"
+        self.scale, self.scale_scores = s.score_scale, s.scale_scores
         self.qkv = nn.Linear(s.width, (s.heads + 2 * s.kv_heads) * s.head_size, bias=s.bias)
         self.out = _writer(s.heads * s.head_size, s.width, s.bias)
         self.qk_norm = s.qk_norm
@@ -91,7 +108,12 @@ class Attention(nn.Module):
         self.register_buffer("mask_TT", mask_TT, persistent=False)
 
     def forward(
-        self, x_BTD: Tensor, turn_TQ2: Tensor | None, *, past: KeyValues | None = None
+        self,
+        x_BTD: Tensor,
+        turn_TQ2: Tensor | None,
+        *,
+        bias_HTT: Tensor | None = None,
+        past: KeyValues | None = None,
     ) -> Tensor:
         B, T, _ = x_BTD.shape
         H, G, Q = self.H, self.G, self.Q
@@ -114,7 +136,8 @@ class Attention(nn.Module):
             qk_HBTQ = rotate(qk_HBTQ, turn_TQ2)
         q_HBTQ, k_GBTQ = qk_HBTQ.split([H, G])
         if past is not None:
-            return self.out(past.attend(q_HBTQ, k_GBTQ, v_GBTQ, scale=self.scale))
+            seen_BTE = past.attend(q_HBTQ, k_GBTQ, v_GBTQ, scale=self.scale, bias_HTS=bias_HTT)
+            return self.out(seen_BTE)
         k_HBTQ, v_HBTQ = (
             t.repeat_interleave(H // G, dim=0) if G < H else t for t in (k_GBTQ, v_GBTQ)
         )
@@ -122,13 +145,24 @@ class Attention(nn.Module):
             mask_TT = self.mask_TT[:T, :T]
             y_HBTQ = attend_matmul(q_HBTQ, k_HBTQ, v_HBTQ, mask_TT, scale=self.scale)
         else:
-            y_HBTQ = self._attend_sdpa(q_HBTQ, k_HBTQ, v_HBTQ)
+            y_HBTQ = self._attend_sdpa(q_HBTQ, k_HBTQ, v_HBTQ, bias_HTT)
         return self.out(y_HBTQ.permute(1, 2, 0, 3).reshape(B, T, H * Q))
 
-    def _attend_sdpa(self, q_HBTQ: Tensor, k_HBTQ: Tensor, v_HBTQ: Tensor) -> Tensor:
+    def _attend_sdpa(
+        self, q_HBTQ: Tensor, k_HBTQ: Tensor, v_HBTQ: Tensor, bias_HTT: Tensor | None
+    ) -> Tensor:
         q, k, v = (t.transpose(0, 1) for t in (q_HBTQ, k_HBTQ, v_HBTQ))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=self.scale)
+        if bias_HTT is not None:  # it hides what comes later, too
+            bias = bias_HTT.to(q.dtype).unsqueeze(0)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=self.scale)
         return y.transpose(0, 1)
+
+    def shrink_queries(self) -> None:
+        """Take into fresh weights what scores are not divided by."""
+        if not self.scale_scores:
+            self.qkv.weight[: self.H * self.Q].mul_(self.Q**-0.5)
 
 
 class CrossAttention(nn.Module):
@@ -137,7 +171,8 @@ class CrossAttention(nn.Module):
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         s = shape
-        self.H, self.G, self.Q, self.scale = s.heads, s.kv_heads, s.head_size, s.attention_scale
+        self.H, self.G, self.Q, self.scale = s.heads, s.kv_heads, s.head_size, s.score_scale
+        self.scale_scores = s.scale_scores
         self.q = nn.Linear(s.width, s.heads * s.head_size, bias=s.bias)
         self.kv = nn.Linear(s.width, 2 * s.kv_heads * s.head_size, bias=s.bias)
         self.out = _writer(s.heads * s.head_size, s.width, s.bias)
@@ -164,6 +199,11 @@ class CrossAttention(nn.Module):
         )
         return k_BHSQ, v_BHSQ
 
+    def shrink_queries(self) -> None:
+        """Take into fresh weights what scores are not divided by."""
+        if not self.scale_scores:
+            self.q.weight.mul_(self.Q**-0.5)
+
 
 class CrossBlock(Block):
     """A decoder's layer that reads an encoder: self-attention, cross-attention, feed-forward."""
@@ -179,36 +219,45 @@ class CrossBlock(Block):
         turn_TQ2: Tensor | None,
         memory_BSD: Tensor,
         *,
+        bias_HTT: Tensor | None = None,
         past: KeyValues | None = None,
     ) -> Tensor:
         if past is not None:
-            return self._read(x_BTD, turn_TQ2, memory_BSD, past)
+            return self._read(x_BTD, turn_TQ2, memory_BSD, bias_HTT, past)
         if self.recompute and torch.is_grad_enabled():
             again: Tensor = checkpoint(
                 self._read,
                 x_BTD,
                 turn_TQ2,
                 memory_BSD,
+                bias_HTT,
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
             return again
-        return self._read(x_BTD, turn_TQ2, memory_BSD)
+        return self._read(x_BTD, turn_TQ2, memory_BSD, bias_HTT)
 
     def _read(
         self,
         x_BTD: Tensor,
         turn_TQ2: Tensor | None,
         memory_BSD: Tensor,
+        bias_HTT: Tensor | None = None,
         past: KeyValues | None = None,
     ) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2, past=past)
+        given: dict[str, Any] = {"bias_HTT": bias_HTT, "past": past}
+        if self.post:
+            x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, turn_TQ2, **given))
+            x_BTD = self.cross_norm(x_BTD + self.cross(x_BTD, memory_BSD, past=past))
+            after: Tensor = self.ffn_norm(x_BTD + self.ffn(x_BTD))
+            return after
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2, **given)
         x_BTD = x_BTD + self.cross(self.cross_norm(x_BTD), memory_BSD, past=past)
         return x_BTD + self.ffn(self.ffn_norm(x_BTD))
 
 
 class FeedForward(nn.Module):
-    """down(activation(up(x))); SwiGLU is down(silu(gate(x)) · up(x))."""
+    """down(activation(up(x))); gated ones are down(activation(gate(x)) · up(x))."""
 
     def __init__(self, shape: ModelShape, *, native: bool = False) -> None:
         super().__init__()
@@ -216,7 +265,7 @@ class FeedForward(nn.Module):
         # two matrices, not one of double width: halves of a row are slow to multiply on CPU
         self.gate = (
             nn.Linear(shape.width, shape.ffn, bias=shape.bias)
-            if shape.activation == "swiglu"
+            if shape.activation in GATED
             else None
         )
         self.up = nn.Linear(shape.width, shape.ffn, bias=shape.bias)
@@ -228,12 +277,37 @@ class FeedForward(nn.Module):
             gate_BTF, up_BTF = (h_BTF, None) if self.gate is None else (self.gate(x_BTD), h_BTF)
             return self.down(fused.activate(gate_BTF, up_BTF, kind=self.activation))
         if self.gate is not None:  # Shazeer 2020, arXiv:2002.05202
-            h_BTF = F.silu(self.gate(x_BTD)) * h_BTF
-        elif self.activation == "gelu":
-            h_BTF = F.gelu(h_BTF, approximate="tanh")  # GPT-2's form
-        else:  # So et al. 2021, arXiv:2109.08668
-            h_BTF = F.relu(h_BTF).square()
-        return self.down(h_BTF)
+            return self.down(activate(self.gate(x_BTD), self.activation) * h_BTF)
+        return self.down(activate(h_BTF, self.activation))
+
+
+def activate(x: Tensor, kind: str) -> Tensor:
+    """Return the activation of each number; of a gated kind, what it does to the gate."""
+    if kind == "swiglu":
+        return F.silu(x)
+    if kind in ("gelu", "geglu"):
+        return F.gelu(x, approximate="tanh")  # GPT-2's form
+    if kind == "gelu_exact":
+        return F.gelu(x)
+    # relu2: So et al. 2021, arXiv:2109.08668
+    return F.relu(x).square() if kind == "relu2" else F.relu(x)
+
+
+class HeadTransform(nn.Module):
+    """norm(activation(dense(x))), between the last layer and the output head.
+
+    Source: Devlin et al. 2019, arXiv:1810.04805, as released.
+    """
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.activation = shape.activation
+        self.dense = nn.Linear(shape.width, shape.width, bias=shape.bias)
+        self.norm = build_norm(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        transformed: Tensor = self.norm(activate(self.dense(x), self.activation))
+        return transformed
 
 
 def _two_sided(kernel: str, s: ModelShape) -> str:
@@ -294,6 +368,52 @@ def sinusoids(shape: ModelShape) -> Tensor:
     angle_TD = torch.outer(torch.arange(shape.positions).float(), 10_000.0**-exponent_D)
     even_D = torch.arange(shape.width) % 2 == 0
     return torch.where(even_D, angle_TD.sin(), angle_TD.cos()) * math.sqrt(2) * TABLE_STD
+
+
+def distance_table(shape: ModelShape) -> nn.Parameter | None:
+    """Return the table of relative positions of one stack, where there is one."""
+    if shape.position != "relative":
+        return None
+    return nn.Parameter(torch.empty(BUCKETS, shape.heads))
+
+
+def distance_bias(
+    table_CH: Tensor, length: int, *, causal: bool, last: int | None = None
+) -> Tensor:
+    """Return what is added to the scores [H, T, S] of every pair of positions, by their distance.
+
+    Args:
+        table_CH: the bias of each class of distances and each head.
+        length: positions that are looked at, S.
+        causal: later positions get minus infinity.
+        last: the positions that look, T, are the last ones; null: all.
+    """
+    rows = length if last is None else last
+    later_L = torch.arange(1 - length, rows, device=table_CH.device)
+    bias_HL = table_CH[distance_class(later_L, causal=causal)].T
+    # position t looks at those from t earlier to S - 1 - t later: windows of L, the last one first
+    bias_HTS = bias_HL.unfold(1, length, 1).flip(1)
+    if not causal:
+        return bias_HTS
+    ahead_TS = torch.ones(rows, length, dtype=torch.bool, device=table_CH.device)
+    return bias_HTS.masked_fill(ahead_TS.triu(1 + length - rows), -math.inf)
+
+
+def distance_class(later: Tensor, *, causal: bool) -> Tensor:
+    """Return the class, 0 to BUCKETS - 1, of positions that lie so much later (negative: earlier).
+
+    Half the classes are of one distance each; the others grow as powers, up to FARTHEST, from where
+    on all is one class. Seeing both sides, each side has half of the classes.
+
+    Source: Raffel et al. 2020, arXiv:1910.10683, section 2.1; sizes as released.
+    """
+    classes = BUCKETS if causal else BUCKETS // 2
+    side = torch.zeros_like(later) if causal else (later > 0).long() * classes
+    distance = (-later).clamp(min=0) if causal else later.abs()
+    single = classes // 2
+    share = (distance.clamp(min=1).float() / single).log() / math.log(FARTHEST / single)
+    grown = single + (share * (classes - single)).long()
+    return side + torch.where(distance < single, distance, grown.clamp(max=classes - 1))
 
 
 def rotary_table(shape: ModelShape) -> Tensor:

@@ -29,8 +29,21 @@ class KeyValues:
         self.past, self.keys_GBWQ, self.values_GBWQ = past, keys_GBWQ, values_GBWQ
         self.source: tuple[Tensor, Tensor] | None = None
 
-    def attend(self, q_HBTQ: Tensor, k_GBTQ: Tensor, v_GBTQ: Tensor, *, scale: float | None) -> Tensor:  # fmt: skip
-        """Take in new keys and values; return what the new positions see of all [B, T, H Q]."""
+    def attend(
+        self,
+        q_HBTQ: Tensor,
+        k_GBTQ: Tensor,
+        v_GBTQ: Tensor,
+        *,
+        scale: float | None,
+        bias_HTS: Tensor | None = None,
+    ) -> Tensor:
+        """Take in new keys and values; return what the new positions see of all [B, T, H Q].
+
+        Args:
+            scale: of the scores; null: 1 / sqrt(Q).
+            bias_HTS: added to the scores, by distance.
+        """
         (H, B, T, Q), G = q_HBTQ.shape, len(k_GBTQ)
         first, last = self.past.used, self.past.used + T
         self.keys_GBWQ[:, :, first:last] = k_GBTQ
@@ -41,6 +54,8 @@ class KeyValues:
             q_HBTQ = q_HBTQ.view(G, H // G, B, T, Q).transpose(1, 2).reshape(G, B, -1, Q)
             mask = None if mask is None else mask.repeat(1, H // G, 1)
         scores = torch.matmul(q_HBTQ * (Q**-0.5 if scale is None else scale), k_GBSQ.transpose(2, 3))  # fmt: skip
+        if bias_HTS is not None:
+            scores += bias_HTS.reshape(G, 1, -1, last).to(scores.dtype)
         if mask is not None:
             scores += mask
         y = torch.matmul(scores.softmax(-1), v_GBSQ)
@@ -81,11 +96,13 @@ class Past:
         if self.used == 0 and empty_B is not None and bool(empty_B.any()):
             self.empty_B = empty_B
         x_BTD, turn = model.embed(tokens_BT, self._look(tokens_BT.shape[1]))
+        T = tokens_BT.shape[1]
+        bias_HTS = model.bias(self.used + T, last=T)
         given = () if self.memory_BSD is None else (self.memory_BSD,)
         for block, layer in zip(model.blocks, self.layers, strict=True):
-            x_BTD = block(x_BTD, turn, *given, past=layer)
-        self.used += tokens_BT.shape[1]
-        logits_BV: Tensor = model.head(model.norm(x_BTD[:, -1]))
+            x_BTD = block(x_BTD, turn, *given, bias_HTT=bias_HTS, past=layer)
+        self.used += T
+        logits_BV: Tensor = model.head(model.finish(model.norm(x_BTD[:, -1])))
         return logits_BV
 
     def _look(self, T: int) -> slice | Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from scaling.study.plan import RunPlan
-from scaling.study.shape import ModelShape
+from scaling.study.shape import ModelShape, has_common_parts
 from scaling.training.device import Engine, available_memory
 from scaling.training.direct import Direct
 from scaling.training.learner import Learner
@@ -182,7 +182,7 @@ def choose_stack(
         runs: how many there are with one `stack_key`.
         most: `train.stack`: a number is taken as it is, if memory allows.
     """
-    if engine.compile or engine.parallel != "none" or shape.kind != "decoder":
+    if engine.compile or engine.parallel != "none" or not has_common_parts(shape):
         return 1  # a stacked form of the others is not written
     tokens = min(batch_seqs, engine.micro_seqs) * shape.context
     wanted = _wave(shape, tokens, engine) if isinstance(most, str) else most
