@@ -21,6 +21,7 @@ from matplotlib import colors, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from scaling.analysis.data.conventions import loss_unit
 from scaling.study.errors import ConfigError
 from scaling.study.units import format_flops, format_quantity
 
@@ -184,7 +185,7 @@ def mark_of(number: int) -> tuple[str, str]:
 def loss_label(column: str) -> str:
     """Return the axis label of the fitted loss."""
     names = {"val_loss": "validation loss", "val_excess": "validation loss above the true source"}
-    return f"{names.get(column, column.replace('_', ' '))} [nats/token]"
+    return f"{names.get(column, column.replace('_', ' '))} [{loss_unit(column)}]"
 
 
 def compute_label(convention: str) -> str:

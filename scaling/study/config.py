@@ -57,14 +57,16 @@ class ModelConfig:
 class DataConfig:
     """Which text, in which tokens."""
 
-    source: str = _key("stdlib", "", "Where text comes from.", choices=("stdlib", "ngram", "unigram", "markov", "grammar", "text", "zipf_memory"))
+    source: str = _key("stdlib", "", "Where text comes from.", choices=("stdlib", "ngram", "unigram", "markov", "grammar", "bilingual", "text", "zipf_memory"))
     path: str | None = _key(None, "", "source=text: a .txt, .jsonl or .parquet file, a folder or glob of them, or a Hugging Face dataset name.")
     text_key: str = _key("text", "", "source=text: the column that holds the text.")
+    group_key: str | None = _key(None, "", "source=text: the column that says a document's group (language, domain); held-out documents are scored per group as well.", numbers=False)
     tokenizer: str = _key("bytes", "", "bytes, bpe (trained on the source with `vocab` entries), or a Hugging Face tokenizer by name or folder.")
     vocab: int = _key(256, "tokens", "Vocabulary size V; must be what the tokenizer has.", least=2)
     order: int = _key(5, "bytes", "ngram: how many bytes of context the true model sees.", least=1, most=7)
     rules: int = _key(32, "rules", "grammar: productions of each symbol, at most `vocab`; drawn by Zipf's law with exponent 1.5.", least=1)
     depth: int = _key(4, "levels", "grammar: levels of the hierarchy; a sentence has 2^depth tokens.", least=1, most=12)
+    share: float = _key(0.5, "share of bytes", "bilingual: how much of the text is Chinese; the rest is English.", above=0, most=0.999)
     alpha: float = _key(0.5, "", "zipf_memory: exponent a of the context frequencies i^-(1+a).", above=0)
     noise: float = _key(0.0, "", "zipf_memory: standard deviation of ln loss between seeds.", least=0)
     size: float = _key(16e6, "tokens", "Training text of a generated source, or read of a streamed dataset (stdlib and files have what they have).", least=1000)

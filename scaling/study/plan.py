@@ -61,6 +61,11 @@ _UNREAD = (
     ),
     (("objective.span",), "model.kind", ("decoder", "encoder")),
     (("objective.rate",), "model.kind", ("decoder",)),
+    (
+        ("data.share",),
+        "data.source",
+        ("stdlib", "ngram", "unigram", "markov", "grammar", "text", "zipf_memory"),
+    ),
     (("objective.name",), "model.kind", tuple(KINDS)),  # it follows from the kind
 )
 _RESOLVED_TO = (

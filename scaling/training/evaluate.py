@@ -128,8 +128,17 @@ def set_values(result: Evaluation, held_out: HeldOut) -> dict[str, Any]:
         "bits_per_byte": result.bits_per_byte,
         "perplexity": result.perplexity,
     } | ({} if result.next_token else {"pseudo_perplexity": result.pseudo_perplexity})
+    if held_out.characters_per_token and result.bits_per_byte is not None:
+        values["bits_per_character"] = result.loss / math.log(2) / held_out.characters_per_token
+    if result.excess is not None:
+        values |= {
+            "true_loss": result.true_loss,
+            "excess": result.excess,
+            "excess_se": result.excess_se,
+        }
     finite = {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
-    return finite | {"text": held_out.text, "data_hash": held_out.data_hash}
+    label = {"group": held_out.group, "share": held_out.share} if held_out.group is not None else {}
+    return finite | label | {"text": held_out.text, "data_hash": held_out.data_hash}
 
 
 def group_starts(ends: np.ndarray | None, *, tokens: int, context: int) -> np.ndarray:

@@ -31,8 +31,14 @@ def phrase(params: str, flops: str, loss: str) -> str:
     N = {"given": "parameters as given", "body_head": "body and head parameters"}.get(
         params, f"{params.replace('_', '-')} parameters"
     )
-    unit = "bits/byte" if is_per_byte(loss) else "nats/token"
-    return f"N: {N}; C: {C}; loss: {loss} [{unit}]"
+    return f"N: {N}; C: {C}; loss: {loss} [{loss_unit(loss)}]"
+
+
+def loss_unit(loss: str) -> str:
+    """Return the unit of a loss column: bits/byte, bits/character or nats/token."""
+    if loss.startswith("val_bpc_"):
+        return "bits/character"
+    return "bits/byte" if is_per_byte(loss) else "nats/token"
 
 
 def is_per_byte(loss: str) -> bool:
@@ -42,7 +48,8 @@ def is_per_byte(loss: str) -> bool:
 
 def is_set(loss: str) -> bool:
     """Return whether a loss column is that of one of the further validation sets."""
-    return loss.startswith(("val_loss_", "val_bpb_")) and loss != "val_loss_se"
+    kinds = ("val_loss_", "val_bpb_", "val_bpc_", "val_excess_")
+    return loss.startswith(kinds) and loss not in ("val_loss_se", "val_excess_se")
 
 
 def check_conventions(table: pd.DataFrame, *, params: str, flops: str, loss: str) -> None:

@@ -98,14 +98,21 @@ def set_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of a record's further validation sets and measures.
 
     Returns:
-        For a set NAME: val_loss_NAME and val_se_NAME [nats/token], val_bpb_NAME [bits/byte]; for a
+        For a set NAME: val_loss_NAME and val_se_NAME [nats/token], val_bpb_NAME [bits/byte] and, where
+        known, val_bpc_NAME [bits/character], val_excess_NAME [nats/token], val_share_NAME; for a
         measure NAME: NAME and NAME_se, in its own unit.
     """
     kinds = {"val_loss": "loss", "val_se": "se", "val_bpb": "bits_per_byte"}
+    more = {
+        "val_bpc": "bits_per_character",
+        "val_excess": "excess",
+        "val_excess_se": "excess_se",
+        "val_share": "share",
+    }
     sets = {
         f"{column}_{name}": values.get(key)
         for name, values in (record.get("val_sets") or {}).items()
-        for column, key in kinds.items()
+        for column, key in (kinds | {c: k for c, k in more.items() if k in values}).items()
     }
     for name, values in (record.get("measures") or {}).items():
         sets |= {name: values.get("value"), f"{name}_se": values.get("se")}

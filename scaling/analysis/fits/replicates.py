@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 from scipy.special import digamma
 
-from scaling.analysis.data.conventions import is_per_byte, is_set
+from scaling.analysis.data.conventions import is_set, loss_unit
 from scaling.analysis.data.tables import number
 from scaling.study.errors import FitError
 from scaling.study.table import Table
@@ -149,7 +149,7 @@ def seed_noise(runs: Any, *, level: float = 0.9) -> SeedNoise:
     alike = float(stats.bartlett(*(x for _, x in found)).pvalue) if len(found) > 1 else None
     return SeedNoise(
         p, q, len(found), total, table=table, sd_nats=pooled, lo=lo, hi=hi, level=level, alike=alike,
-        loss=runs.loss, unit="bits/byte" if is_per_byte(runs.loss) else "nats/token",
+        loss=runs.loss, unit=loss_unit(runs.loss),
     )  # fmt: skip
 
 
@@ -210,7 +210,8 @@ def _row(runs: Runs, rows: pd.DataFrame, losses: np.ndarray, level: float) -> di
 def _error_column(loss: str) -> str:
     """Return the column with the standard error of a loss."""
     if is_set(loss):
-        return "" if is_per_byte(loss) else f"val_se_{loss.removeprefix('val_loss_')}"
+        kinds = {"val_loss_": "val_se_", "val_excess_": "val_excess_se_"}
+        return next((e + loss[len(k) :] for k, e in kinds.items() if loss.startswith(k)), "")
     return f"{loss}_se"
 
 

@@ -15,6 +15,7 @@ from scaling.training.data.corpus import ENDS, Progress, build_corpus
 from scaling.training.data.dataset import DataFacts, TokenData, facts_from
 from scaling.training.data.generated import build_generated
 from scaling.training.data.shard import load_array
+from scaling.training.data.slices import open_slices
 from scaling.training.data.sources import stdlib_files
 from scaling.training.data.store import TokenStore, hash_texts
 from scaling.training.data.texts import text_identity
@@ -51,7 +52,10 @@ def prepare(config: DataConfig, *, context: int, on_progress: Progress | None = 
         val=TokenStore.open(folder, "val"),
         true_logprob=load_array(logprob) if logprob.is_file() else None,
         document_ends=load_array(ends) if ends.is_file() else None,
-        sets=prepare_sets(config, folder, context=context, on_progress=on_progress or _silent),
+        sets=(
+            *open_slices(config, folder, manifest.get("slices", ()), context=context),
+            *prepare_sets(config, folder, context=context, on_progress=on_progress or _silent),
+        ),
     )
 
 
@@ -82,13 +86,22 @@ def _check(config: DataConfig) -> None:
             "data.path: data.source=text needs it. Give a .txt, .jsonl or .parquet file, "
             "a folder or glob of them, or a Hugging Face dataset name."
         )
+    if config.group_key and config.source != "text":
+        raise ConfigError(
+            f"data.group_key={config.group_key}: names a column of files, and data.source={config.source} has none. "
+            "Leave it null; the bilingual source has its languages as groups by itself."
+        )
     if config.source not in TEXTS and config.tokenizer != "bytes":
         raise ConfigError(
             f"data.tokenizer={config.tokenizer}: data.source={config.source} makes its own "
             "symbols. "
             "Leave data.tokenizer=bytes, or use data.source=stdlib or text."
         )
-    if config.tokenizer == "bytes" and config.vocab != 256 and config.source in (*TEXTS, "ngram"):
+    if (
+        config.tokenizer == "bytes"
+        and config.vocab != 256
+        and config.source in (*TEXTS, "ngram", "bilingual")
+    ):
         raise ConfigError(
             f"data.vocab={config.vocab}, but the tokenizer 'bytes' has 256 tokens. "
             "Set data.vocab=256, or data.tokenizer=bpe."
@@ -131,6 +144,10 @@ def _identity(config: DataConfig) -> dict[str, Any]:
         identity |= _stdlib_identity()
     if config.source == "text":
         identity |= {"text_key": config.text_key, "texts": text_identity(config.path, config.size)}
+    if config.source == "text" and config.group_key:
+        identity |= {"group_key": config.group_key}
+    if config.source == "bilingual":
+        identity |= {"share": config.share}
     if config.source == "ngram":
         identity |= {"order": config.order}
     if config.source == "grammar":

@@ -11,6 +11,7 @@ import numpy as np
 from scaling.study.config import DataConfig
 from scaling.study.errors import DataError
 from scaling.training.data.documents import DocumentPool
+from scaling.training.data.slices import check_groups, write_slice
 from scaling.training.data.sources import stdlib_documents
 from scaling.training.data.store import write_store
 from scaling.training.data.texts import is_streamed, text_documents
@@ -54,12 +55,46 @@ def build_corpus(config: DataConfig, folder: Path, *, on_progress: Progress) -> 
     write_store(folder, "train", tokens, vocab=config.vocab, limit=limit)
     if isinstance(tokenizer, FastTokenizer) and config.tokenizer == "bpe":
         tokenizer.backend.save(str(folder / "tokenizer.json"))
+    slices = _write_slices(config, folder, pool, documents, held_out, training)
     (folder / "spool.tmp").unlink()
     return {
         "tokenizer": config.tokenizer,
+        "slices": slices,
         "bytes_per_token": pool.count_bytes(held_out) / val_tokens,
         "documents": {"train": len(training), "val": len(held_out), "bytes": pool.bytes},
     }
+
+
+def _write_slices(
+    config: DataConfig,
+    folder: Path,
+    pool: DocumentPool,
+    documents: list[np.ndarray],
+    held_out: np.ndarray,
+    training: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Write the held-out documents once more, each group by itself."""
+    if config.group_key is None:
+        return []
+    check_groups(config.group_key, pool.groups)
+    groups = np.array(pool.groups)
+    slices: list[dict[str, Any]] = []
+    for label in sorted(set(pool.groups)):
+        chosen = np.flatnonzero(groups[held_out] == label)
+        if not len(chosen):
+            continue  # all of its documents are in training
+        tokens = [documents[i] for i in chosen]
+        size, count = pool.count_bytes(held_out[chosen]), sum(map(len, tokens))
+        characters = sum(len(text) + 1 for text in pool.read(held_out[chosen]))
+        own = pool.count_bytes(training[groups[training] == label])
+        slices.append(
+            write_slice(
+                folder, len(slices), tokens, group=label, vocab=config.vocab, limit=int(config.val_tokens) + 1,
+                bytes_per_token=size / count, characters_per_token=characters / count,
+                share=own / pool.count_bytes(training),
+            )
+        )  # fmt: skip
+    return slices
 
 
 def write_held_out(folder: Path, documents: list[np.ndarray], *, vocab: int, limit: int) -> int:
@@ -75,7 +110,9 @@ def _documents(config: DataConfig) -> Iterator[str]:
         return stdlib_documents()
     ratio = 1.0 if config.tokenizer == "bytes" else STREAM_BYTES_PER_TOKEN
     wanted = ratio * (config.size + config.val_tokens)
-    return text_documents(config.path or "", text_key=config.text_key, stream_bytes=wanted)
+    return text_documents(
+        config.path or "", text_key=config.text_key, group_key=config.group_key, stream_bytes=wanted
+    )
 
 
 def _split(

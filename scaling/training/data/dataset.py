@@ -64,6 +64,9 @@ class HeldOut:
         bytes_per_token: of the documents in it.
         document_ends: int64, the token after the last of each document.
         data_hash: of the tokens.
+        true_logprob: float32, nats: log p of the true source for each token; null: not known.
+        characters_per_token: of the documents in it, where counted.
+        group, share: of a slice of the run's own data: its label, and its share of training bytes.
     """
 
     name: str
@@ -72,7 +75,10 @@ class HeldOut:
     bytes_per_token: float
     document_ends: np.ndarray
     data_hash: str
-    true_logprob: None = None  # nobody knows the source of a text
+    true_logprob: np.ndarray | None = None
+    characters_per_token: float | None = None
+    group: str | None = None
+    share: float | None = None
 
     def val_batches(
         self, *, context: int, batch_seqs: int, objective: Objective | None = None

@@ -25,6 +25,7 @@ class DocumentPool:
         """Read all documents once and keep them in the file `spool`; empty ones are dropped."""
         self._spool = Path(spool)
         places: dict[bytes, tuple[int, int]] = {}
+        groups: dict[bytes, str] = {}
         offset = 0
         with self._spool.open("wb") as file:
             for document in documents:
@@ -32,8 +33,10 @@ class DocumentPool:
                 digest = hashlib.sha256(text).digest()
                 if text.strip() and digest not in places:
                     places[digest] = (offset, len(text))
+                    groups[digest] = getattr(document, "group", "")
                     offset += file.write(text)
         self._places = np.array([places[d] for d in sorted(places)], np.int64).reshape(-1, 2)
+        self.groups = [groups[d] for d in sorted(places)]  # label of each; empty without one
         self.bytes = offset
 
     def __len__(self) -> int:

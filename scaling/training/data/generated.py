@@ -10,12 +10,15 @@ import numpy as np
 
 from scaling.study.config import DataConfig
 from scaling.study.errors import ConfigError
+from scaling.training.data.bilingual import BilingualSource
 from scaling.training.data.chain import sample_chain
-from scaling.training.data.corpus import Progress
+from scaling.training.data.corpus import ENDS, Progress
 from scaling.training.data.documents import END_OF_TEXT, DocumentPool
 from scaling.training.data.grammar import GrammarSource
+from scaling.training.data.lexicon import LANGUAGES
 from scaling.training.data.ngram import NgramModel, build_ngram
 from scaling.training.data.randomness import draw, entropy_of, hash_table, uniforms, zipf
+from scaling.training.data.slices import write_slice
 from scaling.training.data.sources import stdlib_documents
 from scaling.training.data.store import write_store
 
@@ -55,12 +58,45 @@ def build_generated(config: DataConfig, folder: Path, *, on_progress: Progress) 
     np.save(folder / "true_logprob.npy", source.logprob(val).astype(np.float32))
     train = _watch(source.text(TRAIN, int(config.size)), int(config.size), entropy, on_progress)
     write_store(folder, "train", train, vocab=config.vocab)
+    slices = _write_languages(source, config, folder, val)
     return {
-        "tokenizer": "bytes" if config.source == "ngram" else "none",
+        "tokenizer": "bytes" if config.source in ("ngram", "bilingual") else "none",
+        "slices": slices,
         "bytes_per_token": 1.0,  # symbols that are not text count as one byte
         "source_hash": source.source_hash,
         **(_exactly(source.entropy_rate) if source.entropy_rate else entropy.summary()),
     }
+
+
+def _write_languages(
+    source: Source, config: DataConfig, folder: Path, val: np.ndarray
+) -> list[dict[str, Any]]:
+    """Write where documents end, and a held-out text of each language; only the bilingual source has any.
+
+    The texts of the languages do not depend on the share, so that runs of all shares are judged by
+    the same documents.
+    """
+    if not isinstance(source, BilingualSource):
+        return []
+    np.save(folder / ENDS, _ends(val))
+    slices, limit = [], int(config.val_tokens) + 1
+    for number, language in enumerate(LANGUAGES):
+        pieces = source.text(TRAIN + 1 + number, limit, language=language)
+        text = np.concatenate([tokens for tokens, _ in pieces])
+        characters = int((text & 0xC0 != 0x80).sum())  # bytes that begin one
+        slices.append(
+            write_slice(
+                folder, number, np.split(text, _ends(text)), group=language, vocab=config.vocab, limit=limit,
+                bytes_per_token=1.0, characters_per_token=characters / len(text),
+                share=config.share if language == "zh" else 1 - config.share, logprob=source.logprob(text),
+            )
+        )  # fmt: skip
+    return slices
+
+
+def _ends(text: np.ndarray) -> np.ndarray:
+    """Return where documents end, each with a byte 0, before the end of the text."""
+    return np.flatnonzero(text[:-1] == ord(END_OF_TEXT)) + 1
 
 
 def _exactly(entropy_rate: float) -> dict[str, Any]:
@@ -81,6 +117,8 @@ def make_source(config: DataConfig, folder: Path, *, on_progress: Progress) -> S
     if config.source == "ngram":
         on_progress("counting the standard library", 0.0)
         return NgramSource(build_ngram(_library_text(folder), order=config.order), seed=seed)
+    if config.source == "bilingual":
+        return BilingualSource(share=config.share, seed=seed)
     if config.source == "unigram":
         return UnigramSource(vocab, seed=seed)
     if config.source == "markov":

@@ -36,7 +36,7 @@ def save_tokenizer(
     Raises:
         DataError: there is no tokenizer, or it cannot be had any more.
     """
-    if data.source not in ("stdlib", "text", "ngram"):
+    if data.source not in ("stdlib", "text", "ngram", "bilingual"):
         raise DataError(f"data.source={data.source} makes symbols that stand for no text.")
     if data.tokenizer == "bytes":
         tokenizer = byte_tokenizer()

@@ -15,7 +15,15 @@ KINDS = (".txt", ".jsonl", ".parquet")
 PIECE = 16_000  # bytes; a long .txt file is cut into pieces, for documents are held out whole
 
 
-def text_documents(path: str, *, text_key: str = "text", stream_bytes: float = 0) -> Iterator[str]:
+class Document(str):
+    """A text that knows its group."""
+
+    group: str = ""
+
+
+def text_documents(
+    path: str, *, text_key: str = "text", group_key: str | None = None, stream_bytes: float = 0
+) -> Iterator[str]:
     """Yield the documents of files, or of a Hugging Face dataset when no file has that name.
 
     A .txt file is one document, or many when it is long: it is cut at blank lines. A .jsonl file
@@ -24,18 +32,19 @@ def text_documents(path: str, *, text_key: str = "text", stream_bytes: float = 0
     Args:
         path: a file, a folder, a glob, or the name of a dataset (`name` or `name:configuration`).
         text_key: column of .jsonl, .parquet and datasets.
+        group_key: column that says the group of a document; with it, each one is a `Document`.
         stream_bytes: a dataset is read until it has given so much text.
 
     Raises:
         DataError: nothing of that name, a file that is not what its name says, or a missing column.
     """
     if is_streamed(path):
-        yield from _stream_dataset(path, text_key, stream_bytes)
+        yield from _stream_dataset(path, text_key, group_key, stream_bytes)
         return
     read = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     for file in text_files(path):
         try:
-            yield from read[file.suffix](file, text_key)
+            yield from read[file.suffix](file, text_key, group_key)
         except PermissionError as error:
             raise DataError(f"{file}: cannot be read. Check its permissions.") from error
 
@@ -96,11 +105,16 @@ def cut_text(text: str, piece: int = PIECE) -> Iterator[str]:
         start += fits
 
 
-def _read_txt(file: Path, text_key: str) -> Iterator[str]:
+def _read_txt(file: Path, text_key: str, group_key: str | None) -> Iterator[str]:
+    if group_key is not None:
+        raise DataError(
+            f"{file}: a .txt file has no column data.group_key={group_key}. Give .jsonl or .parquet, or one set per "
+            "group: data.validation.NAME=PATH."
+        )
     yield from cut_text(_decode(file, file.read_bytes()))
 
 
-def _read_jsonl(file: Path, text_key: str) -> Iterator[str]:
+def _read_jsonl(file: Path, text_key: str, group_key: str | None) -> Iterator[str]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -113,10 +127,10 @@ def _read_jsonl(file: Path, text_key: str) -> Iterator[str]:
                     f"{where}: not JSON ({error.msg}). "
                     f'Each line is one object such as {{"{text_key}": "..."}}.'
                 ) from error
-            yield _text_of(row, text_key, where)
+            yield _text_of(row, text_key, group_key, where)
 
 
-def _read_parquet(file: Path, text_key: str) -> Iterator[str]:
+def _read_parquet(file: Path, text_key: str, group_key: str | None) -> Iterator[str]:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
@@ -129,15 +143,20 @@ def _read_parquet(file: Path, text_key: str) -> Iterator[str]:
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
         raise DataError(f"{file}: not a parquet file ({error}). Write it again.") from error
     names = table.schema_arrow.names
-    if text_key not in names:
-        raise DataError(
-            f"{file}: no column {text_key!r} among {', '.join(names)}. Set data.text_key."
-        )
-    for batch in table.iter_batches(columns=[text_key]):
-        yield from (text for text in batch.column(0).to_pylist() if text)
+    asked = {"text_key": text_key} | ({"group_key": group_key} if group_key else {})
+    for key, column in asked.items():
+        if column not in names:
+            raise DataError(
+                f"{file}: no column {column!r} among {', '.join(names)}. Set data.{key}."
+            )
+    for batch in table.iter_batches(columns=list(asked.values())):
+        rows = (row for row in batch.to_pylist() if row[text_key])
+        yield from (_text_of(row, text_key, group_key, str(file)) for row in rows)
 
 
-def _stream_dataset(name: str, text_key: str, stream_bytes: float) -> Iterator[str]:
+def _stream_dataset(
+    name: str, text_key: str, group_key: str | None, stream_bytes: float
+) -> Iterator[str]:
     """Yield the training rows of a Hugging Face dataset as they come over the network."""
     try:
         from datasets import load_dataset
@@ -158,21 +177,30 @@ def _stream_dataset(name: str, text_key: str, stream_bytes: float) -> Iterator[s
         ) from error
     read = 0
     for row in rows:
-        text = _text_of(row, text_key, f"dataset {name}")
+        text = _text_of(row, text_key, group_key, f"dataset {name}")
         yield text
         read += len(text.encode("utf-8", errors="replace"))
         if read >= stream_bytes:
             return
 
 
-def _text_of(row: Any, text_key: str, where: str) -> str:
+def _text_of(row: Any, text_key: str, group_key: str | None, where: str) -> str:
     text = row.get(text_key) if isinstance(row, dict) else None
     if not isinstance(text, str):
         keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
         raise DataError(
             f"{where}: no text under {text_key!r}; there is: {keys}. Set data.text_key."
         )
-    return text
+    if group_key is None:
+        return text
+    if row.get(group_key) is None:
+        raise DataError(
+            f"{where}: no group under {group_key!r}; there is: {', '.join(row)}. Set data.group_key, or give every "
+            "document a group."
+        )
+    document = Document(text)
+    document.group = str(row[group_key])
+    return document
 
 
 def _decode(where: Path | str, raw: bytes) -> str:

@@ -35,7 +35,7 @@ from scaling.training.data.tokenizers import (
 )
 
 FORMAT = 1  # counts up when the same text would give other files
-READABLE = ("stdlib", "text", "ngram")  # sources whose tokens are text
+READABLE = ("stdlib", "text", "ngram", "bilingual")  # sources whose tokens are text
 SHARE = 8  # of the tokens, one document has at most an eighth: the loss is to be a mean over many
 
 
@@ -100,6 +100,7 @@ def _prepare(
         bytes_per_token=manifest["bytes_per_token"],
         document_ends=load_array(folder / ENDS),
         data_hash=manifest["data_hash"],
+        characters_per_token=manifest.get("characters_per_token"),  # null in older caches
     )
 
 
@@ -139,6 +140,7 @@ def _build(config: DataConfig, text: str, base: Path, folder: Path) -> dict[str,
         if sizes >= limit:
             break
     used = pool.count_bytes(np.arange(len(documents)))
+    characters = sum(len(t) + 1 for t in pool.read(np.arange(len(documents))))
     per_token = used / sum(map(len, documents))
     write_held_out(folder, [d[: _most(limit)] for d in documents], vocab=config.vocab, limit=limit)
     (folder / "spool.tmp").unlink()
@@ -148,6 +150,7 @@ def _build(config: DataConfig, text: str, base: Path, folder: Path) -> dict[str,
         "text": text,
         "tokens": len(store),
         "bytes_per_token": per_token,
+        "characters_per_token": per_token * characters / used,
         "documents": len(documents),
         "data_hash": store.sha256[:16],
     }
@@ -159,7 +162,7 @@ def _most(limit: int) -> int:
 
 
 def _tokenizer(config: DataConfig, base: Path) -> Tokenizer:
-    if config.source == "ngram":
+    if config.source in ("ngram", "bilingual"):
         return ByteTokenizer()
     tokenizer = load_tokenizer(_tokenizer_name(config, base))
     check_vocab(tokenizer, config.vocab)
