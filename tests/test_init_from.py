@@ -208,7 +208,7 @@ def hub_folder(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bert"}, "model_type is 'bert'; only llama and gpt2"),
+        ({"model_type": "opt"}, "model_type is 'opt'; only llama, gpt2, bert or t5"),
         ({"hidden_act": "gelu"}, "hidden_act=gelu is not supported; our model has SwiGLU"),
         ({"mlp_bias": True}, "mlp_bias=true is not supported"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_type=linear is not supported"),

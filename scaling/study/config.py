@@ -49,7 +49,7 @@ class ModelConfig:
     scale_head: bool = _key(False, "", "What the output head reads is divided by sqrt(width) (T5 with a tied head).")
     segments: bool = _key(False, "", "A table that tells two halves of a sequence apart; objective.next_sentence brings it anyway, without it all is the first half (BERT).")
     bias: bool = _key(False, "", "Biases in linear layers and in LayerNorm.")
-    init_from: str | None = _key(None, "folder", "Weights to start from: a Hugging Face model (llama, gpt2) or one of our runs (its folder, or its id under `results`); sizes left null and parts at their default are taken from it.")
+    init_from: str | None = _key(None, "folder", "Weights to start from: a Hugging Face model (llama, gpt2, bert, t5) or one of our runs (its folder, or its id under `results`); sizes left null and parts at their default are taken from it.")
     norm_eps: float = _key(1e-5, "", "Added to the variance in norms; 1e-5 in GPT-2 and Llama 2, 1e-6 in Llama 1.", above=0)
 
 

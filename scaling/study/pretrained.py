@@ -85,7 +85,7 @@ def open_pretrained(folder: str | Path, *, results: str | Path | None = None) ->
         return _open_hub(path, path.name if Path(folder).is_absolute() else str(folder))
     raise ConfigError(
         f"{folder}: holds neither run.json nor config.json. Give the folder of a finished run, or of "
-        "a Hugging Face model of the family llama or gpt2."
+        "a Hugging Face model of the family llama, gpt2, bert or t5."
     )
 
 

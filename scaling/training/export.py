@@ -51,7 +51,7 @@ def export_run(run: str | Path, folder: str | Path, *, overwrite: bool = False) 
 
     Raises:
         CheckpointError: the weights were not kept, or are damaged.
-        ConfigError: neither llama nor gpt2 computes what the model computes, or the folder is in use.
+        ConfigError: no family computes what the model computes, or the folder is in use.
     """
     # 1. everything that can be wrong, before anything is written
     run, folder = Path(run), Path(folder).expanduser()
@@ -84,7 +84,7 @@ def write_weights(
     """Write config.json, generation_config.json and model.safetensors into a folder.
 
     Raises:
-        ConfigError: neither llama nor gpt2 computes what this shape computes.
+        ConfigError: no family computes what this shape computes.
     """
     config = config_of(shape, end_of_text=end_of_text)
     write_atomic(folder / "config.json", json.dumps(config, indent=1) + "\n")
