@@ -85,6 +85,8 @@ def test_every_key_can_be_swept(base):
         "optim.beta2": 0.5,
         "model.rotary_base": 500,
         "data.vocab": 64,
+        "data.classes": 2,
+        "data.target_tokens": 8,
         "data.size": 5000,
         "claim.takeover": "10min",
         "optim.warmup": 0.5,

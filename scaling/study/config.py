@@ -57,18 +57,22 @@ class ModelConfig:
 class DataConfig:
     """Which text, in which tokens."""
 
-    source: str = _key("stdlib", "", "Where text comes from.", choices=("stdlib", "ngram", "unigram", "markov", "grammar", "bilingual", "text", "zipf_memory"))
-    path: str | None = _key(None, "", "source=text: a .txt, .jsonl or .parquet file, a folder or glob of them, or a Hugging Face dataset name.")
-    text_key: str = _key("text", "", "source=text: the column that holds the text.")
+    source: str = _key("stdlib", "", "Where text comes from.", choices=("stdlib", "ngram", "unigram", "markov", "grammar", "bilingual", "text", "zipf_memory", "classify", "translate", "summarize", "pairs"))
+    path: str | None = _key(None, "", "source=text: a .txt, .jsonl or .parquet file, a folder or glob of them, or a Hugging Face dataset name; source=pairs: a .tsv or .jsonl file, or a folder or glob of them.")
+    text_key: str = _key("text", "", "source=text, pairs: the column that holds the text.")
     group_key: str | None = _key(None, "", "source=text: the column that says a document's group (language, domain); held-out documents are scored per group as well.", numbers=False)
+    target_key: str = _key("target", "", "pairs: the column that holds the label, or the text to be written.")
+    classes: int | None = _key(None, "labels", "classify, pairs: how many labels a text may have; null: the second of a pair is a text to be written.", least=2)
+    target_tokens: int | None = _key(None, "tokens", "translate, summarize, pairs: places kept for the text to be written and its end, the rest of `model.context` is for the text that is read; null: half of it.", least=2)
+    levels: int = _key(1, "levels", "translate, summarize: how many levels of the hierarchy one must see through; 0: each word by itself.", least=0, most=12)
     tokenizer: str = _key("bytes", "", "bytes, bpe (trained on the source with `vocab` entries), or a Hugging Face tokenizer by name or folder.")
     vocab: int = _key(256, "tokens", "Vocabulary size V; must be what the tokenizer has.", least=2)
     order: int = _key(5, "bytes", "ngram: how many bytes of context the true model sees.", least=1, most=7)
-    rules: int = _key(32, "rules", "grammar: productions of each symbol, at most `vocab`; drawn by Zipf's law with exponent 1.5.", least=1)
-    depth: int = _key(4, "levels", "grammar: levels of the hierarchy; a sentence has 2^depth tokens.", least=1, most=12)
+    rules: int = _key(32, "rules", "grammar, classify, translate, summarize: productions of each symbol, at most `vocab`; drawn by Zipf's law with exponent 1.5.", least=1)
+    depth: int = _key(4, "levels", "grammar, classify, translate, summarize: levels of the hierarchy; a sentence has 2^depth tokens.", least=1, most=12)
     share: float = _key(0.5, "share of bytes", "bilingual: how much of the text is Chinese; the rest is English.", above=0, most=1)
     alpha: float = _key(0.5, "", "zipf_memory: exponent a of the context frequencies i^-(1+a).", above=0)
-    noise: float = _key(0.0, "", "zipf_memory: standard deviation of ln loss between seeds.", least=0)
+    noise: float = _key(0.0, "", "zipf_memory: standard deviation of ln loss between seeds; classify: share of labels that are drawn at random.", least=0)
     size: float = _key(16e6, "tokens", "Training text of a generated source, or read of a streamed dataset (stdlib and files have what they have).", least=1000)
     source_seed: int = _key(0, "", "Seed of a generated source's own text.", least=0)
     unique_tokens: float | None = _key(None, "tokens", "Train on only the first so many tokens; null: all there are.", above=0)
@@ -83,7 +87,7 @@ class DataConfig:
 class ObjectiveConfig:
     """What a model learns to predict, and from what."""
 
-    name: str | None = _key(None, "", "next_token; masked: some tokens from all others; span_corruption: cut-out spans. Null: next_token for a decoder, masked for an encoder, span_corruption for an encoder_decoder.", choices=("next_token", "masked", "span_corruption"))
+    name: str | None = _key(None, "", "next_token; masked: some tokens from all others; span_corruption: cut-out spans; seq2seq: the second text of a pair; classify: its label. Null: by `data`, else next_token for a decoder, masked for an encoder, span_corruption for an encoder_decoder.", choices=("next_token", "masked", "span_corruption", "seq2seq", "classify"))
     rate: float = _key(0.15, "share of tokens", "masked, span_corruption: how many are predicted.", above=0, most=1)
     masking: str = _key("bert", "", "masked: what takes a chosen token's place. bert: 80 % the mask, 10 % a random token, 10 % itself; plain: always the mask.", choices=("bert", "plain"))
     next_sentence: bool = _key(False, "", "masked: also tell whether the second half of a sequence follows the first.")

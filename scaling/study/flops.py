@@ -12,6 +12,7 @@ from scaling.study.shape import (
     ModelShape,
     attention_weights,
     ffn_weights,
+    label_weights,
     pair_weights,
     transform_weights,
 )
@@ -45,6 +46,8 @@ def flops_per_token(shape: ModelShape) -> FlopsPerToken:
     head: float = 6 * (s.vocab * s.width + transform_weights(s))
     if s.outputs:  # the head scores these alone
         head = (head * s.outputs + 6 * pair_weights(s)) / s.context
+    if s.classes:
+        head = 6 * label_weights(s) / s.context
     if s.kind == "encoder_decoder":
         return _encoder_decoder(s, head)
     return FlopsPerToken(

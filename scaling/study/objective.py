@@ -8,8 +8,9 @@ they are fixed by the configuration, so that counts and FLOPs are exact.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from scaling.study.config import ModelConfig, ObjectiveConfig
+from scaling.study.config import DataConfig, ModelConfig, ObjectiveConfig
 from scaling.study.errors import ConfigError
 
 KINDS = {  # of models, and the objective each has by default
@@ -17,6 +18,13 @@ KINDS = {  # of models, and the objective each has by default
     "encoder": "masked",
     "encoder_decoder": "span_corruption",
 }
+
+PAIRS = (
+    "classify",
+    "translate",
+    "summarize",
+    "pairs",
+)  # sources of texts with what belongs to them
 
 IGNORE = -100  # a target that is not predicted; torch's own number for it
 MARKS = 32  # of spans, in whole lots, so that models of most contexts have one vocabulary
@@ -32,11 +40,13 @@ class Layout:
     """How an objective lays out one window of text.
 
     Args:
-        objective: next_token, masked or span_corruption.
+        objective: next_token, masked, span_corruption, seq2seq or classify.
         specials: tokens that are added behind the tokenizer's vocabulary, in order.
         source: positions of the encoder of an encoder_decoder; 0: there is none.
         outputs: positions that are predicted; 0: every position of the context.
         pairs: whether two halves are told apart and judged to follow each other.
+        classes: outputs of a head of labels; 0: labels, if any, are special tokens that are written.
+        padded: whether sequences are filled up by `pad`, the last special token.
     """
 
     objective: str = "next_token"
@@ -44,6 +54,14 @@ class Layout:
     source: int = 0
     outputs: int = 0
     pairs: bool = False
+    classes: int = 0
+    padded: bool = False
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Return what a model's shape takes from here, by the shape's own names."""
+        names = ("source", "outputs", "pairs", "classes", "padded")
+        return {name: getattr(self, name) for name in names}
 
     def special(self, name: str, vocab: int) -> int:
         """Return the number of a special token; `vocab`: tokens of the tokenizer."""
@@ -53,13 +71,24 @@ class Layout:
 PLAIN = Layout()
 
 
-def find_layout(objective: ObjectiveConfig, model: ModelConfig) -> Layout:
+def find_layout(
+    objective: ObjectiveConfig, model: ModelConfig, data: DataConfig | None = None
+) -> Layout:
     """Return the layout that an objective gives windows of `model.context` tokens.
+
+    Args:
+        data: of labelled texts and of pairs of texts the windows are these; null: of plain text.
 
     Raises:
         ConfigError: the model's kind cannot learn it, or the context is too short.
     """
+    if data is not None and data.source in PAIRS:
+        return _of_pairs(objective, model, data)
     name = objective.name or KINDS[model.kind]
+    if name in ("seq2seq", "classify"):
+        raise ConfigError(
+            f"objective.name: {name} needs texts in pairs. Set data.source to one of {', '.join(PAIRS)}."
+        )
     if name != KINDS[model.kind]:
         kind = next(k for k, o in KINDS.items() if o == name)
         raise ConfigError(
@@ -107,6 +136,51 @@ def _spans(objective: ObjectiveConfig, context: int) -> Layout:
         source=context - cut + spans + 1,
         outputs=cut + spans + 1,
     )
+
+
+def _of_pairs(objective: ObjectiveConfig, model: ModelConfig, data: DataConfig) -> Layout:
+    """A text is read, and its label told or another text written; both in places of fixed number.
+
+    A decoder reads [sep] behind the text and then writes; an encoder tells the label from [cls]
+    before the text; what an encoder_decoder writes follows [start].
+    """
+    name = "seq2seq" if data.classes is None else "classify"
+    _check_pairs(objective, model, data, name)
+    written = 1 if data.classes else data.target_tokens or model.context // 2
+    _check_context(model.context - written, 1, model.context)
+    labels = tuple(f"class_{i}" for i in range(data.classes or 0))
+    first = {"decoder": "sep", "encoder": "cls", "encoder_decoder": "start"}[model.kind]
+    told = model.kind == "encoder"
+    return Layout(
+        objective=name,
+        specials=(first, *(() if told else labels or ("end",)), "pad"),
+        source=model.context - written if model.kind == "encoder_decoder" else 0,
+        outputs=written,
+        classes=len(labels) if told else 0,
+        padded=True,
+    )
+
+
+def _check_pairs(
+    objective: ObjectiveConfig, model: ModelConfig, data: DataConfig, name: str
+) -> None:
+    where = f"data.source={data.source}"
+    if (data.source == "classify") != (data.classes is not None) and data.source != "pairs":
+        how = "Set data.classes=8" if data.classes is None else "Set data.classes=null"
+        raise ConfigError(f"data.classes: is {data.classes} with {where}. {how}.".replace("None", "null"))  # fmt: skip
+    if objective.name not in (None, name):
+        raise ConfigError(
+            f"objective.name: {objective.name} is not what is learned from {where}, which is {name}. Leave it null."
+        )
+    if name == "seq2seq" and model.kind == "encoder":
+        raise ConfigError(
+            f"model.kind: an encoder writes no text, as {where} asks. Set model.kind=decoder or encoder_decoder; "
+            "or, where the second text is a label, data.classes to their number."
+        )
+    if data.source in ("translate", "summarize") and data.levels > data.depth:
+        raise ConfigError(
+            f"data.levels: {data.levels} levels are more than the hierarchy has (data.depth={data.depth}). Set data.levels={data.depth} or less."
+        )
 
 
 def _check_context(words: int, least: int, context: int) -> None:

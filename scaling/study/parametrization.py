@@ -79,7 +79,11 @@ class Parametrization:
         if name == "head.weight":
             # standard size falls as 1/sqrt(width); the multiplier makes it 1/width
             return Factors(init=m**-0.5, lr=1 / m, weight_decay=m)
-        if name in ("pool.weight", "pair.weight"):  # read from the last norm, as the head is
+        if name in (
+            "pool.weight",
+            "pair.weight",
+            "label.weight",
+        ):  # read from the last norm, as the head is
             return Factors(lr=1 / m, weight_decay=m)
         # token and position tables; their gradient falls as 1/m, so epsilon does
         return Factors(eps=1 / m)

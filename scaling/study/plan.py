@@ -18,7 +18,7 @@ from typing import Any
 from scaling.study.config import OptimConfig, RunConfig, config_values
 from scaling.study.errors import ConfigError
 from scaling.study.flops import FlopsPerToken, flops_6nd, flops_per_token
-from scaling.study.objective import KINDS, PLAIN, Layout, find_layout
+from scaling.study.objective import KINDS, PAIRS, PLAIN, Layout, find_layout
 from scaling.study.parametrization import Parametrization, with_attention_scale
 from scaling.study.pretrained import Pretrained, adopt_shape, open_pretrained
 from scaling.study.record import NUMBERS_VERSION
@@ -64,9 +64,14 @@ _UNREAD = (
     (
         ("data.share",),
         "data.source",
-        ("stdlib", "ngram", "unigram", "markov", "grammar", "text", "zipf_memory"),
+        ("stdlib", "ngram", "unigram", "markov", "grammar", "text", "zipf_memory", *PAIRS),
     ),
-    (("objective.name",), "model.kind", tuple(KINDS)),  # it follows from the kind
+    (("objective.name",), "model.kind", tuple(KINDS)),  # it follows from kind and data
+    (
+        ("objective.masking", "objective.next_sentence", "objective.rate", "objective.span"),
+        "data.source",
+        PAIRS,
+    ),
 )
 _RESOLVED_TO = (
     "steps",
@@ -216,12 +221,12 @@ def make_plan(config: RunConfig) -> RunPlan:
     """
     # 1. N: the shape, from its own keys, from a target, from two budgets, or from weights
     config, source = _adopt(config)
-    layout = find_layout(config.objective, config.model)
+    layout = find_layout(config.objective, config.model, config.data)
     target = _params_target(config)
     if source is not None:  # its heads may be of any size
         shape = dataclasses.replace(
             source.shape, context=config.model.context, attention_scale=None,
-            source=layout.source, outputs=layout.outputs,
+            vocab=config.data.vocab + len(layout.specials), **layout.sizes,
         )  # fmt: skip
     else:
         shape = resolve_shape(config.model, vocab=config.data.vocab, params=target, layout=layout)
@@ -301,7 +306,7 @@ def _solve_counted(config: RunConfig) -> float:
     """Find N whose counted FLOPs over its tokens meet the budget, by bisection in log N."""
     budget = config.budget
 
-    layout = find_layout(config.objective, config.model)
+    layout = find_layout(config.objective, config.model, config.data)
 
     def excess(log_params: float) -> float:
         params = math.exp(log_params)

@@ -127,11 +127,11 @@ def run_shape(folder: Path) -> ModelShape:
         raise CheckpointError(
             f"{folder / 'run.json'}: {unknown[0]} is null. Train the run again to know its shape."
         )
-    layout = find_layout(config.objective, config.model)
+    layout = find_layout(config.objective, config.model, config.data)
     shape = ModelShape(
         **sizes, **{k: getattr(config.model, k) for k in PARTS},
         encoder_layers=record.encoder_layers or 0,
-        source=layout.source, outputs=layout.outputs, pairs=layout.pairs,
+        **layout.sizes,
     )  # fmt: skip
     return with_attention_scale(shape, optim=config.optim, model=config.model)
 

@@ -68,7 +68,7 @@ class RunRecord:
     params_active: int | None = _f("parameters", "parameters a token passes through")
     family: str | None = _f("", "model preset")
     kind: str | None = _f("", "decoder, encoder or encoder_decoder; null in older records, which are decoders")
-    objective: str | None = _f("", "what val_loss is the loss of: next_token, masked, masked+next_sentence or span_corruption; null in older records: next_token")
+    objective: str | None = _f("", "what val_loss is the loss of: next_token, masked, masked+next_sentence, span_corruption, seq2seq or classify; null in older records: next_token")
     layers: int | None = _f("layers", "depth; of an encoder_decoder its decoder's")
     encoder_layers: int | None = _f("layers", "depth of an encoder_decoder's encoder; null: there is none")
     width: int | None = _f("channels", "model width d")

@@ -62,6 +62,8 @@ class ModelShape:
     head_transform: bool = False
     scale_head: bool = False
     segments: bool = False
+    classes: int = 0  # labels that an encoder tells apart, in place of tokens; 0: no such head
+    padded: bool = False  # sequences end in the vocabulary's last token, which nothing looks at
 
     @property
     def predicted(self) -> int:
@@ -122,18 +124,29 @@ def count_params(shape: ModelShape) -> ParamCounts:
     if s.kind == "encoder_decoder":
         blocks += s.encoder_layers * per_layer + stack
         blocks += s.layers * (attention_weights(s) + _attention_biases(s) + norm)
-    pair = pair_weights(s) + (s.width + 2) * s.pairs
     return ParamCounts(
         embedding=s.vocab * s.width + position + segments,
-        head=(0 if s.tied else s.vocab * s.width) + _transform_params(s) + pair,
+        head=_head_params(s),
         non_embedding=blocks,
     )
+
+
+def _head_params(s: ModelShape) -> int:
+    if s.classes:
+        return label_weights(s) + s.width + s.classes
+    pair = pair_weights(s) + (s.width + 2) * s.pairs
+    return (0 if s.tied else s.vocab * s.width) + _transform_params(s) + pair
+
+
+def label_weights(shape: ModelShape) -> int:
+    """Matrix entries that tell a label: a dense layer, tanh, and an output for each; 0 without them."""
+    return shape.width * (shape.width + shape.classes) if shape.classes else 0
 
 
 def has_common_parts(shape: ModelShape) -> bool:
     """Whether a shape has only the parts that passes written out by hand know: those of llama and gpt2."""
     s = shape
-    rare = s.embedding_norm or s.head_transform or s.scale_head or s.segments
+    rare = s.embedding_norm or s.head_transform or s.scale_head or s.segments or s.outputs
     return s.kind == "decoder" and s.norm_at == "pre" and s.position != "relative" and not rare
 
 
@@ -242,7 +255,7 @@ def _build(
         activation=model.activation, qk_norm=model.qk_norm, tied=model.tied, bias=model.bias,
         norm_eps=model.norm_eps, kind=model.kind,
         encoder_layers=(model.encoder_layers or layers) if model.kind == "encoder_decoder" else 0,
-        source=layout.source, outputs=layout.outputs, pairs=layout.pairs,
+        **layout.sizes,
         norm_at=model.norm_at, embedding_norm=model.embedding_norm, scale_scores=model.scale_scores,
         head_transform=model.head_transform, scale_head=model.scale_head, segments=model.segments,
     )  # fmt: skip

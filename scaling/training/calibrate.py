@@ -133,7 +133,9 @@ def _gather(store: TokenStore, seqs: int, shape: ModelShape) -> tuple[np.ndarray
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     if shape.outputs:  # the last ones are predicted
         targets = np.where(np.arange(length) < length - shape.outputs, IGNORE, targets)
-        targets[:, 0] = 0 if shape.pairs else IGNORE
+        targets[:, 0] = 0 if shape.pairs or shape.classes else IGNORE
+        if shape.classes:
+            targets[:, 1:] = IGNORE
     return inputs, targets
 
 

@@ -9,6 +9,8 @@ positions, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ from scaling.training.parts import (
 
 
 class Encoder(Transformer):
-    """Tokens in, every position seeing all others; losses of the chosen positions out.
+    """Tokens in, every position seeing all others that are no padding; losses of the chosen positions out.
 
     With `shape.pairs` the halves of a sequence, told apart by a table, are also judged to follow each
     other or not, from the first position (Devlin et al. 2019, arXiv:1810.04805).
@@ -56,19 +58,15 @@ class Encoder(Transformer):
         """
         h_BTD = self.read(tokens_BT)
         if targets_BT is None:
-            return self.head(self.finish(h_BTD))
+            return self.predict(h_BTD)
         words_BT = targets_BT
         if self.shape.pairs:
             words_BT = torch.cat([torch.full_like(targets_BT[:, :1], IGNORE), targets_BT[:, 1:]], 1)
-        # the head sees the chosen positions alone, a fixed number of them
-        chosen_BT = (words_BT != IGNORE).to(torch.uint8)
-        at_BK = chosen_BT.argsort(dim=1, descending=True, stable=True)[:, : self.shape.predicted]
-        h_BKD = h_BTD.gather(1, at_BK.unsqueeze(-1).expand(-1, -1, h_BTD.shape[-1]))
-        picked_BK = words_BT.gather(1, at_BK)
-        loss_BK = cross_entropy(self.head(self.finish(h_BKD)), picked_BK)
+        loss = score_chosen(
+            self.predict, h_BTD, words_BT, most=self.shape.predicted, reduction=reduction
+        )
         if reduction == "none":
-            return torch.zeros_like(loss_BK[:, :1]).repeat(1, words_BT.shape[1]).scatter(1, at_BK, loss_BK)  # fmt: skip
-        loss = loss_BK.sum() / (picked_BK != IGNORE).sum()
+            return loss
         if self.shape.pairs:
             loss = loss + F.cross_entropy(self.judge(h_BTD).float(), targets_BT[:, 0])
         return loss
@@ -76,9 +74,12 @@ class Encoder(Transformer):
     def read(self, tokens_BT: Tensor) -> Tensor:
         """Return what is known of each position after the last norm [B, T, D]."""
         x_BTD, turn_TQ2 = self.embed(tokens_BT)
-        bias_HTT = self.bias(tokens_BT.shape[1])
+        given = {
+            "bias_HTT": self.bias(tokens_BT.shape[1]),
+            "seen_BT": find_text(tokens_BT, self.shape),
+        }
         for block in self.blocks:
-            x_BTD = block(x_BTD, turn_TQ2, bias_HTT=bias_HTT)
+            x_BTD = block(x_BTD, turn_TQ2, **given)
         h_BTD: Tensor = self.norm(x_BTD)
         return h_BTD
 
@@ -125,7 +126,7 @@ class EncoderDecoder(Transformer):
         read_BS, written_BU = tokens_BT.split(
             [self.shape.source, tokens_BT.shape[1] - self.shape.source], dim=1
         )
-        logits_BUV = self.write(written_BU, self.read(read_BS))
+        logits_BUV = self.write(written_BU, self.read(read_BS), find_text(read_BS, self.shape))
         if targets_BT is None:
             return logits_BUV
         targets_BU = targets_BT[:, self.shape.source :]
@@ -140,19 +141,105 @@ class EncoderDecoder(Transformer):
         table, bias_HSS = self.encoder_relative, None
         if table is not None:
             bias_HSS = distance_bias(table, tokens_BS.shape[1], causal=False)
+        given = {"bias_HTT": bias_HSS, "seen_BT": find_text(tokens_BS, self.shape)}
         for block in self.encoder:
-            x_BSD = block(x_BSD, turn_TQ2, bias_HTT=bias_HSS)
+            x_BSD = block(x_BSD, turn_TQ2, **given)
         memory_BSD: Tensor = self.encoder_norm(x_BSD)
         return memory_BSD
 
-    def write(self, tokens_BU: Tensor, memory_BSD: Tensor) -> Tensor:
-        """Return logits [B, U, V] of the token after each written one."""
+    def write(self, tokens_BU: Tensor, memory_BSD: Tensor, seen_BS: Tensor | None = None) -> Tensor:
+        """Return logits [B, U, V] of the token after each written one; `seen_BS` as of `find_text`."""
         x_BUD, turn_TQ2 = self.embed(tokens_BU)
-        bias_HUU = self.bias(tokens_BU.shape[1])
+        given = {"bias_HTT": self.bias(tokens_BU.shape[1]), "seen_BS": seen_BS}
         for block in self.blocks:
-            x_BUD = block(x_BUD, turn_TQ2, memory_BSD, bias_HTT=bias_HUU)
-        logits_BUV: Tensor = self.head(self.finish(self.norm(x_BUD)))
-        return logits_BUV
+            x_BUD = block(x_BUD, turn_TQ2, memory_BSD, **given)
+        return self.predict(self.norm(x_BUD))
+
+
+class Classifier(Encoder):
+    """Tokens in, the label of the text out, told from the first position.
+
+    Source: Devlin et al. 2019, arXiv:1810.04805, section 4.1, with the dense layer and tanh of its
+    next-sentence judgement.
+    """
+
+    def __init__(
+        self, shape: ModelShape, *, attention: str = "sdpa", recompute: bool = False
+    ) -> None:
+        super().__init__(shape, attention=attention, recompute=recompute)
+        del self.head, self.transform  # no token is predicted
+        self.pool = nn.Linear(shape.width, shape.width)
+        self.label = nn.Linear(shape.width, shape.classes)
+
+    def forward(
+        self, tokens_BT: Tensor, targets_BT: Tensor | None = None, *, reduction: str = "mean"
+    ) -> Tensor:
+        """Return logits [B, classes]; with targets, the cross-entropy of labels in nats.
+
+        Args:
+            tokens_BT: token indices, filled up by the last one of the vocabulary.
+            targets_BT: the label at position 0, IGNORE elsewhere.
+            reduction: `mean` gives one number, `none` one per position [B, T], 0 but for the first.
+        """
+        pooled_BD = torch.tanh(self.pool(self.read(tokens_BT)[:, 0]))
+        logits_BC: Tensor = self.label(pooled_BD)
+        if targets_BT is None:
+            return logits_BC
+        loss = F.cross_entropy(logits_BC.float(), targets_BT[:, 0], reduction=reduction)
+        return loss if reduction == "mean" else F.pad(loss[:, None], (0, tokens_BT.shape[1] - 1))
+
+
+class Answerer(Transformer):
+    """A decoder that reads a text and writes what belongs to it; losses of what it should write."""
+
+    def forward(
+        self, tokens_BT: Tensor, targets_BT: Tensor | None = None, *, reduction: str = "mean"
+    ) -> Tensor:
+        """Return logits [B, T, V]; with targets, the cross-entropy of those that are not IGNORE.
+
+        Args:
+            tokens_BT: token indices: the text, then what was written so far.
+            targets_BT: the token that follows each, at most `shape.outputs` a sequence, else IGNORE.
+            reduction: `mean` gives one number, `none` one per token [B, T], 0 where nothing is predicted.
+        """
+        if targets_BT is None:
+            return super().forward(tokens_BT)
+        h_BTD = self.trace(tokens_BT)
+        return score_chosen(
+            self.predict, h_BTD, targets_BT, most=self.shape.predicted, reduction=reduction
+        )
+
+
+def find_text(tokens_BT: Tensor, shape: ModelShape) -> Tensor | None:
+    """Return which positions are no padding; null where a shape has none."""
+    return tokens_BT != shape.vocab - 1 if shape.padded else None
+
+
+def score_chosen(
+    head: Callable[[Tensor], Tensor],
+    h_BTD: Tensor,
+    targets_BT: Tensor,
+    *,
+    most: int,
+    reduction: str,
+) -> Tensor:
+    """Return the losses of positions with a target, which are all that the head sees.
+
+    Args:
+        head: logits from what is known of a position.
+        h_BTD: what is known of each position.
+        targets_BT: tokens, IGNORE where nothing is predicted.
+        most: positions with a target that a sequence may have; the head sees so many.
+        reduction: `mean` gives one number, `none` one per token [B, T], 0 where nothing is predicted.
+    """
+    chosen_BT = (targets_BT != IGNORE).to(torch.uint8)
+    at_BK = chosen_BT.argsort(dim=1, descending=True, stable=True)[:, :most]
+    h_BKD = h_BTD.gather(1, at_BK.unsqueeze(-1).expand(-1, -1, h_BTD.shape[-1]))
+    picked_BK = targets_BT.gather(1, at_BK)
+    loss_BK = cross_entropy(head(h_BKD), picked_BK)
+    if reduction == "none":
+        return torch.zeros_like(loss_BK[:, :1]).repeat(1, targets_BT.shape[1]).scatter(1, at_BK, loss_BK)  # fmt: skip
+    return loss_BK.sum() / (picked_BK != IGNORE).sum()
 
 
 def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:

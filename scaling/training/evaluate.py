@@ -47,6 +47,7 @@ class Evaluation:
     excess_se: float | None = None
     groups: int | None = None
     next_token: bool = True
+    hidden: bool = False  # tokens were hidden and predicted from both sides
 
     @property
     def perplexity(self) -> float | None:
@@ -55,8 +56,8 @@ class Evaluation:
 
     @property
     def pseudo_perplexity(self) -> float | None:
-        """exp(loss) of hidden tokens, which were predicted from both sides; null of a next-token loss."""
-        return math.exp(self.loss) if self.loss < 700 and not self.next_token else None
+        """exp(loss) of hidden tokens, which were predicted from both sides; null of other losses."""
+        return math.exp(self.loss) if self.loss < 700 and self.hidden else None
 
 
 def evaluate(
@@ -97,7 +98,8 @@ def evaluate(
                 true.add(place_BT, -data.true_logprob[place_BT].astype(np.float64))
     model.train()
     if objective is not None:
-        return dataclasses.replace(summarise(scored, None, bytes_per_token=None), next_token=False)
+        found = summarise(scored, None, bytes_per_token=None)
+        return dataclasses.replace(found, next_token=False, hidden=objective.hides)
     return summarise(scored, true if true.rows else None, bytes_per_token=data.bytes_per_token)
 
 
@@ -127,7 +129,7 @@ def set_values(result: Evaluation, held_out: HeldOut) -> dict[str, Any]:
         "groups": result.groups,
         "bits_per_byte": result.bits_per_byte,
         "perplexity": result.perplexity,
-    } | ({} if result.next_token else {"pseudo_perplexity": result.pseudo_perplexity})
+    } | ({"pseudo_perplexity": result.pseudo_perplexity} if result.hidden else {})
     if held_out.characters_per_token and result.bits_per_byte is not None:
         values["bits_per_character"] = result.loss / math.log(2) / held_out.characters_per_token
     if result.excess is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scaling.study.config import DataConfig
 from scaling.study.errors import DataError, ScalingError
+from scaling.study.objective import PAIRS
 from scaling.study.plan import RunPlan
 from scaling.training.data import DataFacts, describe
 from scaling.training.data.store import token_dtype
@@ -29,9 +30,10 @@ def foresee(plans: Iterable[RunPlan]) -> dict[str, list[RunPlan]]:
     known: dict[str, int | DataFacts | str | None] = {}
     for plan in plans:
         data = plan.config.data
-        if repr(data) not in known:
-            known[repr(data)] = _look(data)
-        found = known[repr(data)]
+        key = repr((data, plan.shape.context))
+        if key not in known:
+            known[key] = _look(data, plan.shape.context)
+        found = known[key]
         reason = found if isinstance(found, str) else _judge(plan, found)
         if reason:
             refused.setdefault(reason, []).append(plan)
@@ -53,14 +55,16 @@ def store_bytes(data: DataConfig) -> float | None:
     return (most + data.val_tokens) * token_dtype(data.vocab).itemsize if most else None
 
 
-def _look(data: DataConfig) -> int | DataFacts | str | None:
+def _look(data: DataConfig, context: int) -> int | DataFacts | str | None:
     """Return facts where the data is prepared, else the most tokens it may have; or what is wrong."""
     if data.source == "zipf_memory":
         return None
     try:
         for name, text in (data.validation or {}).items():
             _look_for_set(name, text)
-        return describe(data) or _most_tokens(data)  # either looks for the files of the text
+        return describe(data, context=context) or _most_tokens(
+            data
+        )  # either looks for the files of the text
     except ScalingError as error:
         return str(error)
 
@@ -74,6 +78,8 @@ def _look_for_set(name: str, text: str) -> None:
 
 def _most_tokens(data: DataConfig) -> int | None:
     """Return a bound on the unique tokens of text that is not prepared; null where there is none."""
+    if data.source in PAIRS:  # how many pairs there are is seen when they are read
+        return None
     asked = [] if data.unique_tokens is None else [int(data.unique_tokens)]
     if data.source == "text" and data.path and not is_streamed(data.path):
         files = text_files(data.path)

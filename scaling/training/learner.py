@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scaling.study.config import OptimConfig
+from scaling.study.objective import IGNORE
 from scaling.study.parametrization import Parametrization
 from scaling.study.plan import RunPlan
 from scaling.study.shape import ModelShape
@@ -108,16 +110,16 @@ class Learner:
     def _gradients(self, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Book the gradients of a step's micro-batches; returns the mean loss."""
         total = torch.zeros((), device=self.engine.device)
-        rows = sum(len(x) for x, _ in parts)
+        shares = _shares(parts, counted=self.model.shape.padded)
         if self.direct is not None:
             self.direct.begin()
-        for x, y in parts:
+        for (x, y), share in zip(parts, shares, strict=True):
             if self.direct is not None:
-                total += self.direct.learn(x, y, len(x) / rows)
+                total += self.direct.learn(x, y, float(share))
                 continue
             with self.engine.autocast():
                 loss = self.forward(x, y)
-            loss = loss * (len(x) / rows)
+            loss = loss * share
             loss.backward()
             total += loss.detach()
         return total
@@ -168,3 +170,21 @@ class Learner:
     def is_finite(self, slot: int) -> bool:
         """Return whether every weight of a slot is a number."""
         return all(bool(torch.isfinite(p).all()) for p in self.parameters)
+
+
+def _shares(parts: Sequence[tuple[Tensor, Tensor]], *, counted: bool) -> Sequence[Any]:
+    """Return what part of a step's targets each micro-batch has.
+
+    Args:
+        counted: sequences differ in targets, which are counted; else rows are.
+    """
+    if not counted:
+        rows = sum(len(x) for x, _ in parts)
+        return [len(x) / rows for x, _ in parts]
+    targets = torch.stack([count_targets(y) for _, y in parts])
+    return (targets / targets.sum()).unbind()
+
+
+def count_targets(targets_BT: Tensor) -> Tensor:
+    """Return how many targets are predicted, left on the device."""
+    return (targets_BT != IGNORE).sum().float()

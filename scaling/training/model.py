@@ -104,14 +104,8 @@ class Transformer(nn.Module):
             narrow = torch.is_autocast_enabled("cpu")
             dtype = torch.get_autocast_dtype("cpu") if narrow else torch.float32
             return Direct(self, dtype).score(tokens_BT, targets_BT)
-        x_BTD, turn_TQ2 = self.embed(tokens_BT)
-        bias_HTT = self.bias(tokens_BT.shape[1])
-        for block in self.blocks:
-            x_BTD = block(x_BTD, turn_TQ2, bias_HTT=bias_HTT)
-        native = self.native and suits_native(x_BTD, stream=True)
-        fused_norm = native and self.shape.norm_at == "pre"
-        h_BTD = add_norm(x_BTD, None, self.norm)[1] if fused_norm else self.norm(x_BTD)
-        h_BTD = self.finish(h_BTD)
+        h_BTD = self.finish(self.trace(tokens_BT))
+        native = self.native and suits_native(self.embedding.weight, stream=True)
         large = needs_chunks(tokens_BT.numel(), self.shape.vocab) and self.head.bias is None
         if targets_BT is not None and reduction == "mean" and large:
             return chunked_cross_entropy(
@@ -128,6 +122,23 @@ class Transformer(nn.Module):
             logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction=reduction
         )
         return loss if reduction == "mean" else loss.view_as(targets_BT)
+
+    def trace(self, tokens_BT: Tensor) -> Tensor:
+        """Return what is known of each position after the last norm [B, T, D]."""
+        x_BTD, turn_TQ2 = self.embed(tokens_BT)
+        bias_HTT = self.bias(tokens_BT.shape[1])
+        for block in self.blocks:
+            x_BTD = block(x_BTD, turn_TQ2, bias_HTT=bias_HTT)
+        native = self.native and suits_native(x_BTD, stream=True)
+        if native and self.shape.norm_at == "pre":
+            return add_norm(x_BTD, None, self.norm)[1]
+        h_BTD: Tensor = self.norm(x_BTD)
+        return h_BTD
+
+    def predict(self, h_BTD: Tensor) -> Tensor:
+        """Return logits [B, T, V] from what the last norm gave."""
+        logits_BTV: Tensor = self.head(self.finish(h_BTD))
+        return logits_BTV
 
     def embed(self, tokens_BT: Tensor, at: At | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the residual stream [B, T, D] as it begins, and the rotation of each position.
@@ -199,7 +210,7 @@ class Transformer(nn.Module):
         for table in (self.relative, getattr(self, "encoder_relative", None)):
             if table is not None:  # as transformers draws those of T5
                 draw(table, 1 / math.sqrt(self.shape.width))
-        if self.head.bias is not None:
+        if "head.bias" in names.values():  # a tied head's matrix is not among those below
             self.head.bias.zero_()
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.weight is not self.embedding.weight:
@@ -221,9 +232,13 @@ def build_model(
     shape: ModelShape, *, attention: str = "sdpa", recompute: bool = False
 ) -> Transformer:
     """Return the module of a shape: a decoder, an encoder or both; arguments as of `Transformer`."""
-    if shape.kind == "decoder":
+    if shape.kind == "decoder" and not shape.outputs:
         return Transformer(shape, attention=attention, recompute=recompute)
-    from scaling.training.encoder import Encoder, EncoderDecoder
+    from scaling.training.encoder import Answerer, Classifier, Encoder, EncoderDecoder
 
-    kind = Encoder if shape.kind == "encoder" else EncoderDecoder
-    return kind(shape, attention=attention, recompute=recompute)
+    kinds = {
+        "decoder": Answerer,
+        "encoder": Classifier if shape.classes else Encoder,
+        "encoder_decoder": EncoderDecoder,
+    }
+    return kinds[shape.kind](shape, attention=attention, recompute=recompute)

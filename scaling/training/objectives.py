@@ -13,6 +13,7 @@ import numpy as np
 from scaling.study.config import ObjectiveConfig
 from scaling.study.objective import IGNORE, Layout, count_spans, first_length
 from scaling.study.plan import RunPlan
+from scaling.training.answers import Answers
 from scaling.training.data.dataset import Objective
 from scaling.training.data.order import draws
 from scaling.training.data.store import TokenStore
@@ -30,11 +31,15 @@ def build_objective(plan: RunPlan) -> Objective | None:
         return Masked(config, plan.layout, context=context, vocab=vocab)
     if plan.layout.objective == "span_corruption":
         return SpanCorruption(config, plan.layout, context=context, vocab=vocab)
+    if plan.layout.objective in ("seq2seq", "classify"):
+        return Answers(plan.layout, plan.shape.kind, context, vocab)
     return None
 
 
 class Masked:
     """Some tokens from all others; with pairs also whether the second half follows the first."""
+
+    hides = True
 
     def __init__(
         self, config: ObjectiveConfig, layout: Layout, *, context: int, vocab: int
@@ -105,6 +110,8 @@ class SpanCorruption:
 
     Source: Raffel et al. 2020, arXiv:1910.10683, section 3.1.4.
     """
+
+    hides = True
 
     def __init__(
         self, config: ObjectiveConfig, layout: Layout, *, context: int, vocab: int

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from scaling.training.learner import Learner
+from scaling.training.learner import Learner, count_targets
 from scaling.training.model import Transformer
 from scaling.training.optim import set_lr
 from scaling.training.world import World
@@ -93,13 +93,17 @@ class Part(Learner):
         most = math.ceil(rows / self.world.size)
         passes = math.ceil(most / self.engine.micro_seqs)  # alike everywhere: each is collective
         total = torch.zeros((), device=self.engine.device)
+        whole = self._count(y) if self.model.shape.padded else None
         with self.world.contact():
             for number, part in enumerate(np.array_split(np.arange(len(x)), passes)):
                 # a process with fewer rows than passes takes one again, with no weight
                 own = slice(part[0], part[-1] + 1) if len(part) else slice(0, 1)
+                share: Any = len(part) / rows
+                if whole is not None:
+                    share = count_targets(y[own]) / whole * (len(part) > 0)
                 with self._adding_up(last=number == passes - 1):
                     with self.engine.autocast():
-                        loss = self.forward(x[own], y[own]) * (len(part) / rows)
+                        loss = self.forward(x[own], y[own]) * share
                     total += loss.detach()
                     (loss * self.world.size).backward()  # both engines take the mean over processes
             dist.all_reduce(total)
@@ -165,6 +169,13 @@ class Part(Learner):
         with self.world.contact():
             dist.all_reduce(flag, op=dist.ReduceOp.MIN)
         return bool(flag)
+
+    def _count(self, targets: Tensor) -> Tensor:
+        """Return how many targets all processes have together."""
+        count = count_targets(targets)
+        with self.world.contact():
+            dist.all_reduce(count)
+        return count
 
     def _adding_up(self, *, last: bool) -> AbstractContextManager:
         """DDP adds gradients up once per step; FSDP in every pass, for it keeps no whole ones."""

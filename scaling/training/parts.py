@@ -54,24 +54,33 @@ class Block(nn.Module):
         turn_TQ2: Tensor | None,
         *,
         bias_HTT: Tensor | None = None,
+        seen_BT: Tensor | None = None,
         past: KeyValues | None = None,
     ) -> Tensor:
+        """Return the stream behind the layer; arguments as of `Attention`."""
         if self.recompute and past is None and torch.is_grad_enabled():
             # no random numbers are drawn in a block, so their state need not be kept
             again: Tensor = checkpoint(
-                self._add, x_BTD, turn_TQ2, bias_HTT, use_reentrant=False, preserve_rng_state=False
+                self._add,
+                x_BTD,
+                turn_TQ2,
+                bias_HTT,
+                seen_BT,
+                use_reentrant=False,
+                preserve_rng_state=False,
             )
             return again
-        return self._add(x_BTD, turn_TQ2, bias_HTT, past)
+        return self._add(x_BTD, turn_TQ2, bias_HTT, seen_BT, past)
 
     def _add(
         self,
         x_BTD: Tensor,
         turn_TQ2: Tensor | None,
         bias_HTT: Tensor | None,
+        seen_BT: Tensor | None = None,
         past: KeyValues | None = None,
     ) -> Tensor:
-        given: dict[str, Any] = {"bias_HTT": bias_HTT, "past": past}
+        given: dict[str, Any] = {"bias_HTT": bias_HTT, "seen_BT": seen_BT, "past": past}
         if self.post:
             x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, turn_TQ2, **given))
             after: Tensor = self.ffn_norm(x_BTD + self.ffn(x_BTD))
@@ -113,8 +122,17 @@ class Attention(nn.Module):
         turn_TQ2: Tensor | None,
         *,
         bias_HTT: Tensor | None = None,
+        seen_BT: Tensor | None = None,
         past: KeyValues | None = None,
     ) -> Tensor:
+        """Return what attention adds [B, T, D].
+
+        Args:
+            bias_HTT: added to the scores, by distance.
+            seen_BT: positions to look at, null: all. It is for attention to both sides: padding lies
+                behind a text, where attention to one side does not look.
+            past: what was read before.
+        """
         B, T, _ = x_BTD.shape
         H, G, Q = self.H, self.G, self.Q
         qkv = self.qkv(x_BTD)
@@ -142,18 +160,22 @@ class Attention(nn.Module):
             t.repeat_interleave(H // G, dim=0) if G < H else t for t in (k_GBTQ, v_GBTQ)
         )
         if self.kernel == "matmul":
-            mask_TT = self.mask_TT[:T, :T]
-            y_HBTQ = attend_matmul(q_HBTQ, k_HBTQ, v_HBTQ, mask_TT, scale=self.scale)
+            mask = self.mask_TT[:T, :T] if seen_BT is None else _hide(seen_BT).repeat(H, 1)[:, None]
+            y_HBTQ = attend_matmul(q_HBTQ, k_HBTQ, v_HBTQ, mask, scale=self.scale)
         else:
-            y_HBTQ = self._attend_sdpa(q_HBTQ, k_HBTQ, v_HBTQ, bias_HTT)
+            bias = None if bias_HTT is None else bias_HTT.unsqueeze(0)
+            if seen_BT is not None:
+                hidden = _hide(seen_BT)[:, None, None]
+                bias = hidden if bias is None else bias + hidden
+            y_HBTQ = self._attend_sdpa(q_HBTQ, k_HBTQ, v_HBTQ, bias)
         return self.out(y_HBTQ.permute(1, 2, 0, 3).reshape(B, T, H * Q))
 
     def _attend_sdpa(
-        self, q_HBTQ: Tensor, k_HBTQ: Tensor, v_HBTQ: Tensor, bias_HTT: Tensor | None
+        self, q_HBTQ: Tensor, k_HBTQ: Tensor, v_HBTQ: Tensor, bias: Tensor | None
     ) -> Tensor:
         q, k, v = (t.transpose(0, 1) for t in (q_HBTQ, k_HBTQ, v_HBTQ))
-        if bias_HTT is not None:  # it hides what comes later, too
-            bias = bias_HTT.to(q.dtype).unsqueeze(0)
+        if bias is not None:  # it hides what comes later, too
+            bias = bias.to(q.dtype)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
         else:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=self.scale)
@@ -178,15 +200,24 @@ class CrossAttention(nn.Module):
         self.out = _writer(s.heads * s.head_size, s.width, s.bias)
 
     def forward(
-        self, x_BTD: Tensor, memory_BSD: Tensor, *, past: KeyValues | None = None
+        self,
+        x_BTD: Tensor,
+        memory_BSD: Tensor,
+        *,
+        seen_BS: Tensor | None = None,
+        past: KeyValues | None = None,
     ) -> Tensor:
+        """Return what attention adds [B, T, D]; `seen_BS`: positions of the encoder to look at."""
         B, T, _ = x_BTD.shape
         q_BHTQ = self.q(x_BTD).view(B, T, self.H, self.Q).transpose(1, 2)
         if past is None:
             k_BHSQ, v_BHSQ = self.look(memory_BSD)
         else:  # a source stays the same while its answer is written
             k_BHSQ, v_BHSQ = past.source = past.source or self.look(memory_BSD)
-        y_BHTQ = F.scaled_dot_product_attention(q_BHTQ, k_BHSQ, v_BHSQ, scale=self.scale)
+        mask = None if seen_BS is None else seen_BS[:, None, None]
+        y_BHTQ = F.scaled_dot_product_attention(
+            q_BHTQ, k_BHSQ, v_BHSQ, attn_mask=mask, scale=self.scale
+        )
         return self.out(y_BHTQ.transpose(1, 2).reshape(B, T, self.H * self.Q))
 
     def look(self, memory_BSD: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,10 +251,12 @@ class CrossBlock(Block):
         memory_BSD: Tensor,
         *,
         bias_HTT: Tensor | None = None,
+        seen_BS: Tensor | None = None,
         past: KeyValues | None = None,
     ) -> Tensor:
+        """Return the stream behind the layer; arguments as of both attentions."""
         if past is not None:
-            return self._read(x_BTD, turn_TQ2, memory_BSD, bias_HTT, past)
+            return self._read(x_BTD, turn_TQ2, memory_BSD, bias_HTT, seen_BS, past)
         if self.recompute and torch.is_grad_enabled():
             again: Tensor = checkpoint(
                 self._read,
@@ -231,11 +264,12 @@ class CrossBlock(Block):
                 turn_TQ2,
                 memory_BSD,
                 bias_HTT,
+                seen_BS,
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
             return again
-        return self._read(x_BTD, turn_TQ2, memory_BSD, bias_HTT)
+        return self._read(x_BTD, turn_TQ2, memory_BSD, bias_HTT, seen_BS)
 
     def _read(
         self,
@@ -243,16 +277,18 @@ class CrossBlock(Block):
         turn_TQ2: Tensor | None,
         memory_BSD: Tensor,
         bias_HTT: Tensor | None = None,
+        seen_BS: Tensor | None = None,
         past: KeyValues | None = None,
     ) -> Tensor:
         given: dict[str, Any] = {"bias_HTT": bias_HTT, "past": past}
+        across: dict[str, Any] = {"seen_BS": seen_BS, "past": past}
         if self.post:
             x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, turn_TQ2, **given))
-            x_BTD = self.cross_norm(x_BTD + self.cross(x_BTD, memory_BSD, past=past))
+            x_BTD = self.cross_norm(x_BTD + self.cross(x_BTD, memory_BSD, **across))
             after: Tensor = self.ffn_norm(x_BTD + self.ffn(x_BTD))
             return after
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn_TQ2, **given)
-        x_BTD = x_BTD + self.cross(self.cross_norm(x_BTD), memory_BSD, past=past)
+        x_BTD = x_BTD + self.cross(self.cross_norm(x_BTD), memory_BSD, **across)
         return x_BTD + self.ffn(self.ffn_norm(x_BTD))
 
 
@@ -323,6 +359,11 @@ def _mask(s: ModelShape, causal: bool) -> Tensor:
     if not causal:
         return torch.zeros(length, length)
     return torch.full((length, length), -math.inf).triu(1)
+
+
+def _hide(seen_BT: Tensor) -> Tensor:
+    """Return what is added to the scores of each position, so that only some are looked at [B, T]."""
+    return torch.zeros(seen_BT.shape, device=seen_BT.device).masked_fill(~seen_BT, -math.inf)
 
 
 def _writer(inputs: int, outputs: int, bias: bool) -> nn.Linear:

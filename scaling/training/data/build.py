@@ -8,22 +8,30 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scaling.study.config import DataConfig
 from scaling.study.errors import ConfigError, DataError
+from scaling.study.objective import PAIRS
 from scaling.training.data.cache import build_once, cache_folder, read_manifest
 from scaling.training.data.corpus import ENDS, Progress, build_corpus
 from scaling.training.data.dataset import DataFacts, TokenData, facts_from
 from scaling.training.data.generated import build_generated
+from scaling.training.data.pairfiles import build_pairs, pair_files, pairs_identity
+from scaling.training.data.pairs import LENGTHS, PairStore
+from scaling.training.data.randomness import hash_table
 from scaling.training.data.shard import load_array
 from scaling.training.data.slices import open_slices
 from scaling.training.data.sources import stdlib_files
 from scaling.training.data.store import TokenStore, hash_texts
+from scaling.training.data.tasks import build_task
 from scaling.training.data.texts import text_identity
 from scaling.training.data.tokenizers import tokenizer_identity
 from scaling.training.data.validation import check_sets, prepare_sets, sets_are_prepared
 
 FORMAT = 2  # counts up when the same configuration would give other files
 TEXTS = ("stdlib", "text")  # the other sources are generated
+TASKS = tuple(source for source in PAIRS if source != "pairs")  # or are pairs
 
 
 def prepare(config: DataConfig, *, context: int, on_progress: Progress | None = None) -> TokenData:
@@ -43,15 +51,15 @@ def prepare(config: DataConfig, *, context: int, on_progress: Progress | None = 
     _check(config)
     folder = _folder(config)
     manifest = build_once(folder, lambda where: _build(config, where, on_progress or _silent))
-    facts = facts_from(manifest, config.unique_tokens)
+    facts = facts_from(manifest, config.unique_tokens, context)
     _check_size(facts, context, folder)
     logprob, ends = folder / "true_logprob.npy", folder / ENDS
     return TokenData(
         **dataclasses.asdict(facts),
-        train=TokenStore.open(folder, "train"),
-        val=TokenStore.open(folder, "val"),
+        train=_open(config, folder, "train", context),
+        val=_open(config, folder, "val", context),
         true_logprob=load_array(logprob) if logprob.is_file() else None,
-        document_ends=load_array(ends) if ends.is_file() else None,
+        document_ends=load_array(ends) if ends.is_file() else _pair_ends(manifest, context),
         sets=(
             *open_slices(config, folder, manifest.get("slices", ()), context=context),
             *prepare_sets(config, folder, context=context, on_progress=on_progress or _silent),
@@ -59,14 +67,31 @@ def prepare(config: DataConfig, *, context: int, on_progress: Progress | None = 
     )
 
 
-def describe(config: DataConfig) -> DataFacts | None:
-    """Return what is known of prepared data without opening it; None if it is not prepared yet."""
+def _open(config: DataConfig, folder: Path, name: str, context: int) -> TokenStore:
+    if config.source in PAIRS:
+        return PairStore.open_pairs(folder, name, context=context)
+    return TokenStore.open(folder, name)
+
+
+def _pair_ends(manifest: dict[str, Any], context: int) -> np.ndarray | None:
+    """Return where held-out pairs end, for each is a document; null where there are none."""
+    if "pairs" not in manifest:
+        return None
+    return np.arange(1, manifest["pairs"]["val"]) * context + 1
+
+
+def describe(config: DataConfig, *, context: int | None = None) -> DataFacts | None:
+    """Return what is known of prepared data without opening it; None if it is not prepared yet.
+
+    Args:
+        context: tokens per sequence; a pair of texts takes one, so that those of pairs are counted by it.
+    """
     _check(config)
     folder = _folder(config)
     manifest = read_manifest(folder)
     if manifest is None or not sets_are_prepared(config, folder):
         return None
-    return facts_from(manifest, config.unique_tokens)
+    return facts_from(manifest, config.unique_tokens, context)
 
 
 def prepared_folder(config: DataConfig) -> Path:
@@ -81,6 +106,8 @@ def _check(config: DataConfig) -> None:
             "data.source=zipf_memory: is a formula, there is no text to train on. "
             "Use `scaling.simulate`, or choose another data.source."
         )
+    if config.source == "pairs" and config.path:
+        pair_files(config.path)
     if config.source == "text" and not config.path:
         raise DataError(
             "data.path: data.source=text needs it. Give a .txt, .jsonl or .parquet file, "
@@ -91,7 +118,7 @@ def _check(config: DataConfig) -> None:
             f"data.group_key={config.group_key}: names a column of files, and data.source={config.source} has none. "
             "Leave it null; the bilingual source has its languages as groups by itself."
         )
-    if config.source not in TEXTS and config.tokenizer != "bytes":
+    if config.source not in (*TEXTS, "pairs") and config.tokenizer != "bytes":
         raise ConfigError(
             f"data.tokenizer={config.tokenizer}: data.source={config.source} makes its own "
             "symbols. "
@@ -100,7 +127,7 @@ def _check(config: DataConfig) -> None:
     if (
         config.tokenizer == "bytes"
         and config.vocab != 256
-        and config.source in (*TEXTS, "ngram", "bilingual")
+        and config.source in (*TEXTS, "ngram", "bilingual", "pairs")
     ):
         raise ConfigError(
             f"data.vocab={config.vocab}, but the tokenizer 'bytes' has 256 tokens. "
@@ -123,7 +150,9 @@ def _check_size(facts: DataFacts, context: int, folder: Path) -> None:
 
 def _folder(config: DataConfig) -> Path:
     """Return where in the cache this data set is: its name ends in a hash of all that makes it."""
-    tokens = Path(config.tokenizer).name if config.source in TEXTS else f"v{config.vocab}"
+    tokens = (
+        Path(config.tokenizer).name if config.source in (*TEXTS, "pairs") else f"v{config.vocab}"
+    )
     identity = hash_texts([json.dumps(_identity(config), sort_keys=True)])
     return cache_folder(config.cache) / f"{config.source}-{tokens}-{identity[:12]}"
 
@@ -136,7 +165,7 @@ def _identity(config: DataConfig) -> dict[str, Any]:
         "vocab": config.vocab,
         "val_tokens": int(config.val_tokens),
     }
-    if config.source in TEXTS:
+    if config.source in (*TEXTS, "pairs"):
         identity |= {"tokenizer": tokenizer_identity(config.tokenizer)}
     else:
         identity |= {"size": int(config.size), "source_seed": config.source_seed}
@@ -150,8 +179,17 @@ def _identity(config: DataConfig) -> dict[str, Any]:
         identity |= {"share": config.share}
     if config.source == "ngram":
         identity |= {"order": config.order}
-    if config.source == "grammar":
+    if config.source in ("grammar", *TASKS):
         identity |= {"rules": config.rules, "depth": config.depth}
+    if config.source == "classify":
+        identity |= {"noise": config.noise}
+    if config.source in ("translate", "summarize"):
+        identity |= {"levels": config.levels}
+    if config.source in PAIRS:
+        identity |= {"classes": config.classes}
+    if config.source == "pairs":
+        keys = [config.text_key, config.target_key]
+        identity |= {"keys": keys, "files": pairs_identity(config.path)}
     return identity
 
 
@@ -163,6 +201,8 @@ def _stdlib_identity() -> dict[str, Any]:
 def _build(config: DataConfig, folder: Path, on_progress: Progress) -> dict[str, Any]:
     """Write all files of a data set and return its manifest."""
     build = build_corpus if config.source in TEXTS else build_generated
+    if config.source in PAIRS:
+        build = build_pairs if config.source == "pairs" else build_task
     made = build(config, folder, on_progress=on_progress)
     train, val = TokenStore.open(folder, "train"), TokenStore.open(folder, "val")
     return {
@@ -171,13 +211,18 @@ def _build(config: DataConfig, folder: Path, on_progress: Progress) -> dict[str,
         "vocab": config.vocab,
         "train_tokens": len(train),
         "val_tokens": len(val) - 1,
-        "data_hash": hash_texts([train.sha256, val.sha256])[:16],
+        "data_hash": hash_texts([train.sha256, val.sha256, *_lengths(folder)])[:16],
         "source_hash": None,
         "entropy_rate": None,
         "entropy_rate_se": None,
         "entropy_method": None,
         **made,
     }
+
+
+def _lengths(folder: Path) -> list[str]:
+    """Return hashes of where pairs begin and end; none of plain text."""
+    return [hash_table(load_array(path)) for path in sorted(folder.glob(f"*_{LENGTHS}"))]
 
 
 def _silent(message: str, fraction: float) -> None:

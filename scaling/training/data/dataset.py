@@ -13,7 +13,12 @@ from scaling.training.data.store import TokenStore
 
 
 class Objective(Protocol):
-    """Lays out windows of a token store; see `scaling.training.objectives`."""
+    """Lays out windows of a token store; see `scaling.training.objectives`.
+
+    hides: whether parts of a text are predicted from what is on both sides of them.
+    """
+
+    hides: bool
 
     def make(
         self, store: TokenStore, starts: np.ndarray, keys: np.ndarray
@@ -176,8 +181,17 @@ class TokenData(DataFacts):
         return f"TokenData({self.source}, {sizes}, vocab {self.vocab}, {self.data_hash})"
 
 
-def facts_from(manifest: dict[str, Any], unique_tokens: float | None) -> DataFacts:
-    """Return the facts of a manifest, with the training tokens limited to `unique_tokens`."""
+def facts_from(
+    manifest: dict[str, Any], unique_tokens: float | None, context: int | None = None
+) -> DataFacts:
+    """Return the facts of a manifest, with the training tokens limited to `unique_tokens`.
+
+    Args:
+        context: tokens of the place that each pair takes, where they are pairs; null: as long as they are.
+    """
+    if "pairs" in manifest and context is not None:
+        counts = {f"{part}_tokens": n * context for part, n in manifest["pairs"].items()}
+        manifest = {**manifest, **counts, "train_tokens": counts["train_tokens"] + 1}
     unique = manifest["train_tokens"]
     if unique_tokens is not None:
         unique = min(unique, int(unique_tokens))

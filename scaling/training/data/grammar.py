@@ -68,7 +68,7 @@ class GrammarSource:
         sentence = 2**self.depth
         left = length
         for uniform in uniforms(self.seed, stream, -(-length // sentence) * sentence):
-            tokens = self._grow(uniform.reshape(-1, sentence)).reshape(-1)[:left]
+            tokens = self.grow(uniform.reshape(-1, sentence)).reshape(-1)[:left]
             left -= len(tokens)
             yield tokens, None
 
@@ -86,7 +86,7 @@ class GrammarSource:
             self._score(0, root, rows[part], out[part])
         return out.reshape(-1)[: len(tokens)]
 
-    def _grow(self, uniform: np.ndarray) -> np.ndarray:
+    def grow(self, uniform: np.ndarray) -> np.ndarray:
         """Return sentences [n, 2^depth]: the first number draws the root, each other one a rule."""
         symbols = np.minimum((uniform[:, :1] * self.vocab).astype(np.int64), self.vocab - 1)
         for depth, level in enumerate(self.levels):

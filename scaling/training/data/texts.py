@@ -57,27 +57,30 @@ def is_streamed(path: str) -> bool:
     return not looks_local and not Path(path).exists()
 
 
-def text_files(path: str) -> list[Path]:
+def text_files(path: str, *, kinds: tuple[str, ...] = KINDS) -> list[Path]:
     """Return the text files of a path, sorted.
+
+    Args:
+        kinds: endings of their names.
 
     Raises:
         DataError: there are none.
     """
     root = Path(path).expanduser()
     if root.is_dir():
-        found = [file for file in root.rglob("*") if file.suffix in KINDS and file.is_file()]
+        found = [file for file in root.rglob("*") if file.suffix in kinds and file.is_file()]
     else:
         found = [Path(name) for name in glob.glob(str(root), recursive=True)] or [
             root
         ] * root.is_file()
     if not found:
         raise DataError(
-            f"data.path={path!r}: no such file and no {', '.join(KINDS)} files in it (looked in "
+            f"data.path={path!r}: no such file and no {', '.join(kinds)} files in it (looked in "
             f"{root.absolute()}). Check the path."
         )
-    if strange := [file for file in found if file.suffix not in KINDS]:
+    if strange := [file for file in found if file.suffix not in kinds]:
         raise DataError(
-            f"data.path={path!r}: {strange[0]} is none of {', '.join(KINDS)}. Rename or convert it."
+            f"data.path={path!r}: {strange[0]} is none of {', '.join(kinds)}. Rename or convert it."
         )
     return sorted(found)
 
@@ -111,7 +114,7 @@ def _read_txt(file: Path, text_key: str, group_key: str | None) -> Iterator[str]
             f"{file}: a .txt file has no column data.group_key={group_key}. Give .jsonl or .parquet, or one set per "
             "group: data.validation.NAME=PATH."
         )
-    yield from cut_text(_decode(file, file.read_bytes()))
+    yield from cut_text(decode(file, file.read_bytes()))
 
 
 def _read_jsonl(file: Path, text_key: str, group_key: str | None) -> Iterator[str]:
@@ -121,7 +124,7 @@ def _read_jsonl(file: Path, text_key: str, group_key: str | None) -> Iterator[st
                 continue
             where = f"{file}, line {number}"
             try:
-                row = json.loads(_decode(where, line))
+                row = json.loads(decode(where, line))
             except json.JSONDecodeError as error:
                 raise DataError(
                     f"{where}: not JSON ({error.msg}). "
@@ -203,7 +206,7 @@ def _text_of(row: Any, text_key: str, group_key: str | None, where: str) -> str:
     return document
 
 
-def _decode(where: Path | str, raw: bytes) -> str:
+def decode(where: Path | str, raw: bytes) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
