@@ -22,7 +22,7 @@ test-slow: $(VENV)/.ready-test  ## the slower tests too
 	$(TEST_ENV) $(BIN)/python -m pytest -m "slow or not slow"
 
 test-slurm: $(VENV)/.ready-test  ## a private Slurm on this machine, installed where that may be; else says why not
-	$(TEST_ENV) $(BIN)/python -m pytest -m slurm tests/test_slurm.py
+	$(TEST_ENV) $(BIN)/python -m pytest -m slurm tests/test_slurm.py $(ARGS)
 
 lint: setup  ## ruff: errors and layout
 	$(BIN)/ruff check .
