@@ -12,7 +12,7 @@ from pathlib import Path
 from scaling.analysis.law import Law
 from scaling.analysis.laws import FAMILIES
 from scaling.analysis.traps import TRAPS
-from scaling.cli.compose import DESIGN_KEYS
+from scaling.cli.design import DESIGN_KEYS
 from scaling.study.config import FitConfig, Key, RunConfig, config_keys
 from scaling.study.record import METRIC_FIELDS, record_fields
 

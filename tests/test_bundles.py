@@ -40,6 +40,15 @@ def bundle(few, tmp_path_factory) -> Path:
     return write_bundle(few, tmp_path_factory.mktemp("out") / "小扫描.scaling.zip").path
 
 
+def test_half_of_a_merge_is_no_run_of_a_bundle(few, bundle, tmp_path):
+    sweep = tmp_path / few.name
+    shutil.copytree(few, sweep)
+    run = next(sweep.glob("llama-*"))
+    shutil.copytree(run, sweep / f".{run.name}.merging-host-1")
+    made = write_bundle(sweep, tmp_path / "again.scaling.zip")
+    assert made.runs == 12 and len(Bundle(made.path).records) == 12
+
+
 def rewrite(bundle: Path, to: Path, change) -> Path:
     """Copy a bundle, its members as `change` makes them: {name: bytes} in, the same out."""
     with zipfile.ZipFile(bundle) as old:

@@ -4,7 +4,6 @@ import pytest
 
 from scaling.cli import sweep_names
 from scaling.cli.compose import (
-    as_override,
     compose,
     compose_fit,
     compose_sweep,
@@ -12,6 +11,7 @@ from scaling.cli.compose import (
     to_run_config,
     without_hydra,
 )
+from scaling.cli.overrides import as_override
 from scaling.study.config import RunConfig, config_keys, config_values
 from scaling.study.errors import ScalingError
 from scaling.study.paths import data_dir

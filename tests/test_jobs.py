@@ -12,13 +12,13 @@ from small_run import small_plan
 
 from scaling.cli.compose import (
     _hydra,
-    as_override,
     compose,
     compose_sweep,
     to_run_config,
     without_hydra,
 )
 from scaling.cli.jobs import TOGETHER, _changes, arrange_jobs, further_configs, stack_sizes
+from scaling.cli.overrides import as_override
 from scaling.cli.rounds import find_failures, report_failures
 from scaling.cli.sweep import unique_plans
 from scaling.cli.train import train_task

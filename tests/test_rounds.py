@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
 from small_run import small_plan
 from small_sweep import launch, records
 
 from scaling.analysis.data.runs import load
+from scaling.cli.batch import _train_group
+from scaling.cli.compose import Point
+from scaling.cli.rounds import train_in_rounds
 from scaling.cli.standing import describe_standings, find_standing
+from scaling.study.errors import TrainError
 from scaling.study.plan import make_plan
 from scaling.study.record import read_record, write_record
 from scaling.training.trainer import train
@@ -63,6 +68,45 @@ def test_failure_that_may_pass_is_tried_again_in_the_same_launch(tmp_path, capsy
     assert [(r.status, r.attempts, len(r.failures)) for r in records(tmp_path)] == [
         ("done", 2, 1)
     ] * 2
+
+
+def test_failure_that_no_record_can_keep_ends_the_launch(tmp_path, capsys, monkeypatch):
+    """A disk that fills after a first failure: the record stays as it was, with tries left."""
+    import scaling.training.trainer as trainer
+
+    plan = small_plan(tmp_path)
+    failure = {"at": "", "host": "a", "step": 3, "error": "TrainError", "reason": "TrainError: a bad day", "settings": None}  # fmt: skip
+    plan.folder.mkdir(parents=True)
+    write_record(
+        plan.folder,
+        train(small_plan(tmp_path, seed=9)).replace(status="failed", failures=[failure]),
+    )
+    calls = []
+
+    def full(folder):
+        calls.append(folder)
+        raise TrainError(f"{folder}: no space")
+
+    monkeypatch.setattr(trainer, "check_writable", full)
+
+    def launch_once(jobs):
+        results = []
+        for job in jobs:
+            result = JobReturn(status=JobStatus.FAILED)
+            try:
+                trainer.train_together(job.plans)
+            except TrainError as error:
+                result.return_value = error
+            results.append(result)
+        return results
+
+    point = Point([], plan.config)
+    _, failed = train_in_rounds("s", [(point, plan)], launch_once, workers=1)
+    assert failed == 1 and len(calls) == 1 + plan.config.retry.failed
+    calls.clear()
+    problems: list[str] = []
+    _train_group([plan], problems)  # the same inside a cluster's job
+    assert len(problems) == 1 and len(calls) == 1 + plan.config.retry.failed
 
 
 def test_configuration_that_was_refused_is_not_tried_again(tmp_path, capsys):

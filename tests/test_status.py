@@ -258,6 +258,9 @@ def test_run_in_a_queue_is_queued_and_keeps_what_its_record_says(place):
     glance = Ledger(folder.parent).look()[folder.name]
     again = stand(run, glance, folder, waits)
     assert again.state == "queued" and "failed before: out of memory" in again.note
+    unknown = Queued("17_3", "unknown", "slurm", "squeue does not answer here")
+    assert stand(run, glance, folder, unknown).state == "failed"  # as on a laptop, after copying
+    assert stand(run, None, folder, unknown).state == "queued"
     folder = record("done")
     assert stand(run, Ledger(folder.parent).look()[folder.name], folder, waits).state == "done"
 

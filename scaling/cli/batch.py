@@ -130,11 +130,13 @@ def is_wanted() -> bool:
 
 def _train_group(plans: list[RunPlan], problems: list[str]) -> None:
     """Train a group, as often as its runs have tries; the last error is added to `problems`."""
+    tried = 0
     while plans:
         say(f"training {_names(plans)}")
         error = _try(plans)
+        tried += 1  # here too, as a full disk keeps failures out of the record
         failed = [p for p in plans if error is not None and not is_finished(p.folder)]
-        plans = [p for p in failed if _has_tries(p)]
+        plans = [p for p in failed if tried <= p.config.retry.failed and _has_tries(p)]
         if lost := [p for p in failed if p not in plans]:
             problems.append(f"{_names(lost)}: {type(error).__name__}: {error}")
 

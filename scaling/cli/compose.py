@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,130 +20,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from scaling.cli.design import DESIGN_KEYS, Design
+from scaling.cli.overrides import known_keys, read_value, to_mapping
 from scaling.study.config import FitConfig, RunConfig, config_keys
-from scaling.study.designs import MAKERS, make_points, spread_values
 from scaling.study.errors import ConfigError, did_you_mean
 from scaling.study.paths import data_dir
 from scaling.study.plan import make_plan
 from scaling.study.trunks import common_horizons
-
-DESIGN_KEYS = {
-    "question": "what the sweep is to answer, in a sentence",
-    "cost": "what it costs: runs, FLOPs, time on a stated machine",
-    "grid": "key: [values], or {from: 10k, to: 160k, points: 5} for even steps in the logarithm; every combination is a run",
-    "points": "list of {key: value}; each is a run, combined with the grid",
-    "isoflop": "budgets [FLOPs], sizes per budget (7), window: the factor that sizes reach below and above the middle (4), tokens_per_param at the middle (20; one, or one per budget)",
-    "ladder": "sizes [parameters], tokens_per_param (20; one or several): every size at the same tokens per parameter",
-    "repeats": "unique_tokens, epochs: every pair is a run that sees so many tokens so often (data.max_epochs must allow it)",
-    "trunks": "true: budgets of one model take batch, rates and warm-up at the smallest of them, so that they share a trunk",
-    "verify": "{key: value} of the run that checks the prediction; model.params: optimal takes N* from the fit",
-}
-
-
-@dataclass(frozen=True)
-class Design:
-    """The sweep file's own part: its question and which runs answer it."""
-
-    question: str = ""
-    cost: str = ""
-    grid: dict[str, list[Any]] = field(default_factory=dict)
-    points: list[dict[str, Any]] = field(default_factory=list)
-    isoflop: dict[str, Any] = field(default_factory=dict)
-    ladder: dict[str, Any] = field(default_factory=dict)
-    repeats: dict[str, Any] = field(default_factory=dict)
-    verify: dict[str, Any] = field(default_factory=dict)
-    trunks: bool = False
-
-    @classmethod
-    def from_config(cls, cfg: DictConfig) -> Design:
-        """Check and read the `design` node."""
-        if isinstance(cfg.get("sweeps"), DictConfig):
-            raise ConfigError(
-                "sweep file: its first line must be `# @package _global_`, or its keys have no effect. Add it."
-            )
-        if not isinstance(cfg.get("design") or cfg, DictConfig):
-            raise ConfigError(
-                f"design: expected keys below it ({', '.join(DESIGN_KEYS)}); got {cfg.design!r}."
-            )
-        values = to_mapping(cfg.design) if cfg.get("design") else {}
-        for name in values:
-            if name not in DESIGN_KEYS:
-                raise ConfigError(
-                    f"design.{name}: no such key.{did_you_mean(str(name), DESIGN_KEYS)} A design has {', '.join(DESIGN_KEYS)}."
-                )
-        values = {k: v for k, v in values.items() if v is not None}
-        _check_design(values)
-        for name in _swept_keys(values):
-            if name not in _known_keys() and "/" not in name and name not in _GROUPS:
-                raise ConfigError(
-                    f"design: {name} is no key of a run.{did_you_mean(name, _known_keys())}"
-                )
-        return cls(**values)
-
-    def overrides(self) -> list[list[str]]:
-        """Return one list of `key=value` overrides per run of the design; one empty list if it names none."""
-        grid = [
-            [[as_override(key, v)] for v in spread_values(values, key=f"design.grid: {key}")]
-            for key, values in self.grid.items()
-        ]
-        points = [self.points, *(make_points(n, v) for n in MAKERS if (v := getattr(self, n)))]
-        listed = [
-            [[as_override(k, v) for k, v in p.items()] for p in some] for some in points if some
-        ]
-        return [list(itertools.chain(*parts)) for parts in itertools.product(*listed, *grid)]
-
-
-_GROUPS = ("model", "data", "tracker")  # config groups that a design may sweep
-
-
-# what each value of a design is, in Python and in words
-_DESIGN_TYPES: dict[str, tuple[type, str]] = {
-    "question": (str, "a sentence"),
-    "cost": (str, "a sentence"),
-    "grid": (dict, "a mapping of key: [values]"),
-    "points": (list, "a list of {key: value}"),
-    **{name: (dict, f"a mapping of {', '.join(keys)}") for name, (_, keys) in MAKERS.items()},
-    "verify": (dict, "one {key: value}"),
-    "trunks": (bool, "true or false, without quotes"),
-}
-
-
-def _check_design(values: dict[str, Any]) -> None:
-    """Refuse values of another kind than the design's keys have; `trunks: "false"` would be true."""
-    for name, value in values.items():
-        kind, text = _DESIGN_TYPES[name]
-        if not isinstance(value, kind):
-            raise ConfigError(f"design.{name}: {value!r} is not {text}. Correct the sweep file.")
-    for point in values.get("points", []):
-        if not isinstance(point, dict):
-            raise ConfigError(
-                f"design.points: {point!r} is not {{key: value}}. Write each run as `- {{key: value}}`."
-            )
-    for key, swept in values.get("grid", {}).items():
-        spread_values(swept, key=f"design.grid: {key}")
-
-
-def _swept_keys(design: dict[str, Any]) -> list[str]:
-    points = [k for point in design.get("points", []) for k in point]
-    return [*design.get("grid", {}), *points, *design.get("verify", {})]
-
-
-def as_override(key: str, value: Any) -> str:
-    """Write a value as an override that Hydra reads back as the same value."""
-    if isinstance(value, dict):
-        pairs = (as_override(str(k), v).split("=", 1) for k, v in value.items())
-        return f"{key}={{{', '.join(f'{name}: {text}' for name, text in pairs)}}}"
-    text = "null" if value is None else str(value)
-    if isinstance(value, str) and not _PLAIN.fullmatch(text):
-        # Hydra takes a backslash as an escape before a quote only
-        quoted = re.sub(r"(\\*)(?='|\Z)", r"\1\1", text).replace("'", "\\'")
-        text = f"'{quoted}'"
-    return f"{key}={text}"
-
-
-_PLAIN = re.compile(
-    r"[\w./:@%+\-]+|.*\$\{.*", re.ASCII
-)  # what needs no quotes; interpolations stay alive
 
 
 def register_schema() -> None:
@@ -244,13 +126,6 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
 
 
-def to_mapping(node: DictConfig) -> dict[str, Any]:
-    """Return a resolved node as a plain nested mapping with text keys."""
-    values = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
 def expand(
     base: DictConfig, parsed: Sequence[Override], recompose: Callable[[list[str]], DictConfig]
 ) -> Sweep:
@@ -312,13 +187,13 @@ def _config_of(
 ) -> RunConfig:
     """As `run_config`, from plain values: thousands of runs share one base."""
     pairs = [o.split("=", 1) for o in overrides]
-    if any("." not in key and key not in _known_keys() for key, _ in pairs):  # config groups
+    if any("." not in key and key not in known_keys() for key, _ in pairs):  # config groups
         return to_run_config(recompose(list(overrides)))
     values = {key: _branches(value) for key, value in base.items() if key not in _NOT_OF_A_RUN}
     for key, text in pairs:
-        if key not in _known_keys():
+        if key not in known_keys():
             raise ConfigError(
-                f"{key}: no such key.{did_you_mean(key, _known_keys())} `scaling keys` lists all of them."
+                f"{key}: no such key.{did_you_mean(key, known_keys())} `scaling keys` lists all of them."
             )
         *groups, name = key.split(".")
         node = values
@@ -337,17 +212,6 @@ def _branches(value: Any) -> Any:
 
 
 _NOT_OF_A_RUN = ("design", "hydra", "sweeps", "together")
-
-
-@functools.cache
-def _known_keys() -> dict[str, None]:
-    return dict.fromkeys(k.name for k in config_keys())
-
-
-@functools.lru_cache(maxsize=4096)
-def read_value(text: str) -> Any:
-    """Read an override's value by Hydra's own grammar."""
-    return OverridesParser.create().parse_override(f"value={text}").value()
 
 
 def to_run_config(cfg: DictConfig) -> RunConfig:

@@ -56,7 +56,7 @@ def read_options(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, An
     Raises:
         ConfigError: no set is named, or a key that does not belong here.
     """
-    from scaling.cli.compose import read_value
+    from scaling.cli.overrides import read_value
 
     sets: dict[str, str] = {}
     options: dict[str, Any] = {}

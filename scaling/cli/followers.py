@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from scaling.cli.compose import Point, as_override
+from scaling.cli.compose import Point
+from scaling.cli.overrides import as_override
 from scaling.study.errors import RecordError
 from scaling.study.plan import RunPlan, make_plan
 from scaling.study.record import read_record

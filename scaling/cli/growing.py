@@ -17,14 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from scaling.cli.compose import (
     Sweep,
-    as_override,
     compose,
     compose_sweep,
-    read_value,
     run_config,
-    to_mapping,
     without_hydra,
 )
+from scaling.cli.overrides import as_override, read_value, to_mapping
 from scaling.cli.sweep import unique_plans
 from scaling.study.errors import ConfigError
 from scaling.study.plan import RunPlan, make_plan

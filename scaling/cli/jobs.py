@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scaling.cli.compose import Point, as_override
+from scaling.cli.compose import Point
+from scaling.cli.overrides import as_override
 from scaling.study.config import RunConfig, config_values
 from scaling.study.errors import ConfigError, TrainError
 from scaling.study.plan import RunPlan

@@ -8,8 +8,8 @@ from scaling.cli.jobs import Job
 from scaling.study.plan import RunPlan
 
 # Counted FLOPs/s that a run of a sweep reaches, where nobody says better. Only decides which runs
-# share a job, so a factor of three does no harm. A CPU core: measured here, one thread, float32
-# (benchmarks/throughput.py: 2e10 to 5e10 for 0.1M to 10M parameters). A GPU: a tenth of an A100's
+# share a job, so a factor of three does no harm. A CPU core: between the 2e10 of 30k and the 9e10 of 1M
+# parameters, one thread (benchmarks/README.md, throughput; Zen 4). A GPU: a tenth of an A100's
 # bfloat16 peak of 3.1e14 (NVIDIA A100 datasheet), since the models of a sweep are small.
 CORE_SPEED = 3e10
 GPU_SPEED = 3e13

@@ -115,7 +115,9 @@ def _key(arguments: Sequence[str]) -> str | None:
 def _code() -> Iterable[tuple[str, str]]:
     """The planner itself: another rule gives other runs."""
     package = Path(__file__).parents[1]
-    return [*_texts(package / "study", "*.py"), *_texts(package / "cli", "compose.py")]
+    composing = ("compose.py", "design.py", "overrides.py")
+    own = (text for name in composing for text in _texts(package / "cli", name))
+    return [*_texts(package / "study", "*.py"), *own]
 
 
 def _texts(folder: Path, pattern: str) -> Iterator[tuple[str, str]]:

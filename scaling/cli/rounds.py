@@ -61,6 +61,7 @@ def train_in_rounds(
     results: list[Any] = []
     failed: set[str] = set()
     known = {plan.run_id for _, plan in missing}
+    tried: Counter[str] = Counter()
     left = missing
     while left:
         # 1. a round; what another launch is training comes later
@@ -76,7 +77,8 @@ def train_in_rounds(
         # 2. which runs had no end: another's, failed, or failed with tries left
         busy = _busy_runs(now, jobs) if share else set()
         errors = find_failures(now, jobs, busy=busy)
-        again = _tries_left(left, errors, before or {})
+        tried.update(list(errors))
+        again = _tries_left(left, errors, before or {}, tried)
         report_failures(errors, again)
         failed |= set(errors) - set(again)
         # 3. what is left for the next round
@@ -188,11 +190,13 @@ def report_failures(errors: Mapping[str, str], again: Mapping[str, Tries]) -> No
 
 
 def _tries_left(
-    runs: Missing, failed: Collection[str], before: Mapping[str, int]
+    runs: Missing, failed: Collection[str], before: Mapping[str, int], tried: Mapping[str, int]
 ) -> dict[str, Tries]:
     """Return the tries of those runs that may go better if they are simply started again."""
     again = {}
     for plan in (plan for _, plan in runs if plan.run_id in failed):
+        if tried[plan.run_id] > plan.config.retry.failed:
+            continue  # on a full disk the record does not count, and would say "once" for ever
         try:
             record = read_record(plan.folder)
         except RecordError:

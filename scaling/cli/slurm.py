@@ -87,8 +87,11 @@ def _classes(
     def seconds(job: Job) -> float:
         return job_seconds(job, speed=speed)
 
-    large = [j for j in jobs if limit is not None and seconds(j) > 60 * float(limit)]
-    small = [j for j in jobs if j not in large]
+    small: Pack = []
+    large: Pack = []
+    for job in jobs:
+        is_large = limit is not None and seconds(job) > 60 * float(limit)
+        (large if is_large else small).append(job)
     if small:
         packs = pack_jobs(small, minutes=float(settings["pack_minutes"]), seconds=seconds)
         yield packs, dict(settings)

@@ -171,7 +171,7 @@ def find_strays(folder: Path, plans: Iterable[RunPlan]) -> int:
     """Count the fitted runs of a sweep's folder that the sweep, as it now is, does not ask for."""
     known = {plan.run_id for plan in plans}
     strays = 0
-    for path in folder.glob("*/run.json"):
+    for path in folder.glob("[!.]*/run.json"):  # hidden: halves of a merge
         if path.parent.name not in known:
             with contextlib.suppress(RecordError):
                 record = read_record(path.parent)

@@ -21,9 +21,10 @@ LOGS = "logs"  # folder below that of a sweep; a folder per submission
 FILE = "submission.json"
 SQUEUE_SECONDS = 30.0  # a busy controller may take some; then it is not known
 LAST_WORDS = 300  # characters of a log that a message shows
-# states of a job that will not run (again); every other one is in the queue (man squeue, JOB STATE CODES)
+# states of a job that will not run (again); every other one is in the queue (man squeue, JOB STATE CODES).
+# PREEMPTED is the end of a job too: one that is requeued after preemption is PENDING
 ENDED = frozenset({
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT",
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT",
 })  # fmt: skip
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
 

@@ -14,11 +14,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from scaling.cli.compose import Point, Sweep, expand, to_mapping, without_hydra
+from scaling.cli.compose import Point, Sweep, expand, without_hydra
 from scaling.cli.evaluate import unscored
 from scaling.cli.followers import find_followers
 from scaling.cli.handover import Queue, hand_over
 from scaling.cli.jobs import Job
+from scaling.cli.overrides import to_mapping
 from scaling.cli.progress import Watch, say, sweep_progress
 from scaling.cli.rounds import train_in_rounds
 from scaling.cli.standing import (
@@ -122,7 +123,8 @@ def run_sweep(
             )  # fmt: skip
 
     # 5. say what came out
-    set_failed(failed + sum(s.tries is not None and not s.open for s in standings.values()))
+    left = sum(not s.open and s.state not in FINISHED for s in standings.values())
+    set_failed(failed + left)
     return results
 
 

@@ -67,7 +67,7 @@ def stand(
 ) -> RunLine:
     """Bring together what was planned, what the record says and what the queue says of a run."""
     state, note = state_of(glance, folder)
-    if queued is not None and state in ("waiting", "interrupted", "failed", "running"):
+    if queued is not None and _may_go_on(state, queued):
         state, note = _queued_state(state, note, queued)
     line = RunLine(run.run_id, state, note, run.params, run.tokens, run.flops, run.group)
     if glance is None or state == "damaged":
@@ -77,6 +77,13 @@ def stand(
     if state != "running":
         return line
     return replace(line, speed=glance.tokens_per_second, left=_seconds_left(glance, progress))
+
+
+def _may_go_on(state: str, queued: Queued) -> bool:
+    """Whether a job says more of a run than its record; where nobody can be asked, a failed one is over."""
+    if state == "failed":
+        return queued.state != "unknown"
+    return state in ("waiting", "interrupted", "running")
 
 
 def planned_of(name: str, glance: Glance) -> Planned:

@@ -19,7 +19,6 @@ from typing import Any
 
 from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import (
-    as_override,
     compose,
     compose_fit,
     compose_sweep,
@@ -27,6 +26,7 @@ from scaling.cli.compose import (
     without_hydra,
 )
 from scaling.cli.fit import Analysis, analyse
+from scaling.cli.overrides import as_override
 from scaling.cli.progress import run_progress
 from scaling.study.errors import ConfigError, RecordError, ScalingError
 from scaling.study.plan import RunPlan, make_plan

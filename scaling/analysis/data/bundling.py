@@ -94,7 +94,7 @@ def write_bundle(
 
 
 def _read_runs(folder: Path) -> tuple[list[RunRecord], list[dict], dict[str, bytes], list[str]]:
-    runs = [folder] if (folder / "run.json").exists() else sorted(p.parent for p in folder.glob("*/run.json"))  # fmt: skip
+    runs = [folder] if (folder / "run.json").exists() else sorted(p.parent for p in folder.glob("[!.]*/run.json"))  # fmt: skip
     records, curves, configs, problems = [], [], {}, []
     for run in runs:
         try:
