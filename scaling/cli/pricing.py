@@ -1,7 +1,8 @@
 """What a sweep costs on the machine it is meant for: device-hours, money, memory, disk.
 
 Hours are counted FLOPs over peak times MFU. The MFU is the one that is stated, or was measured by
-finished runs of the sweep, or by the steps that were timed here; money needs a stated rate.
+finished runs of the sweep, or by the steps that were timed here; money, energy and CO2 need stated
+rates: `cost.*` of the runs, and `price.rate` in place of `cost.rate`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaling.cli.estimate import Estimate
+from scaling.study.cost import SECONDS_PER_HOUR, CostConfig, cost_words, format_amount
 from scaling.study.devices import PEAK_FLOPS, find_peak, read_device
 from scaling.study.errors import RecordError, ScalingError
 from scaling.study.plan import RunPlan
@@ -36,7 +38,7 @@ class PriceConfig:
     # fmt: off
     device: str | None = _key(None, "", f"Device to price: {', '.join(PEAK_FLOPS)}; null: that of finished runs, or this machine's.")
     mfu: float | None = _key(None, "", "Model-FLOPs utilisation to price with; null: measured.", above=0, most=1)
-    rate: float | None = _key(None, "money/hour", "Price of a device for an hour, in any currency; null: no money is named.", above=0)
+    rate: float | None = _key(None, "money/hour", "Price of a device for an hour; null: cost.rate, else no money is named.", above=0)
     peak: float | None = _key(None, "FLOPs/s", "Dense bfloat16 peak of the device; null: as published.", above=0)
     # fmt: on
 
@@ -84,20 +86,28 @@ def _hours(
         if flops < WORTH_HOURS:
             return []
         return ["Hours and money: price.device=h100 price.mfu=0.4 price.rate=2.5 (your device, its utilisation, an hour's price)."]  # fmt: skip
-    hours = flops / peak / 3600
+    hours = flops / peak / SECONDS_PER_HOUR
     unit = f"{name or 'device'}-hours"
     if use is None:
         return [f"At least {_amount(hours)} {unit}, at the full peak of {format_flops(peak)} FLOPs/s. price.mfu=0.4 says how much of it is used."]  # fmt: skip
     hours /= use.mfu
-    money = f"{_amount(hours * price.rate)} at {price.rate:g} an hour" if price.rate else "price.rate=2.5 (an hour's price) says what they cost"  # fmt: skip
+    words = cost_words(_rates(plans, price), hours)
+    if not any(" an hour" in word for word in words):
+        words.append("price.rate=2.5 (an hour's price) says what they cost")
     return [
         f"{_amount(hours)} {unit} for {format_flops(flops)} FLOPs, validation included, at {use.mfu:.0%} of "
-        f"{format_flops(peak)} FLOPs/s ({use.source}); {money}."
+        f"{format_flops(peak)} FLOPs/s ({use.source}); {', '.join(words)}."
     ]
 
 
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.01 else "under 0.01"
+def _rates(plans: Sequence[RunPlan], price: PriceConfig) -> CostConfig:
+    """Return the rates of the runs, with the price of an hour that planning was told."""
+    cost = plans[0].config.cost
+    return cost if price.rate is None else dataclasses.replace(cost, rate=price.rate)
+
+
+def _amount(hours: float) -> str:
+    return format_amount(hours) if hours >= 0.01 else "under 0.01"
 
 
 def _find_use(

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from scaling.study.cost import AXES, CostConfig
 from scaling.study.errors import ConfigError
 from scaling.study.schema import Key, build, check_filled, keys_of
 from scaling.study.schema import declare as _key
@@ -189,6 +190,7 @@ class RunConfig:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)
     claim: ClaimConfig = field(default_factory=ClaimConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
     seed: int = _key(0, "", "Seed of weights and, unless data.order_seed is set, of token order.", least=0)
     role: str = _key("fit", "", "verify: held out from every fit, trained to check a prediction.", choices=("fit", "verify"), numbers=False)
     sweep: str = _key("single", "", "Folder under `results` that the run belongs to.", numbers=False)
@@ -259,6 +261,13 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True)
+class FitCostConfig(CostConfig):
+    """What a device costs, and how fast it is where no run tells; stated here it holds for all runs."""
+
+    speed: float | None = _key(None, "FLOPs/s", "Speed of one device, in FLOPs of the fit's convention, at which an optimum's cost is reckoned; null: as the runs did.", above=0)
+
+
+@dataclass(frozen=True)
 class FitConfig:
     """How finished runs are fitted: law, objective, conventions, intervals, and what is written."""
 
@@ -288,6 +297,8 @@ class FitConfig:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     auto: AutoConfig = field(default_factory=AutoConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
+    cost: FitCostConfig = field(default_factory=FitCostConfig)
+    x: str | None = _key(None, "", "plot: draw the lowest loss against this alone; null: every other figure.", choices=tuple(AXES))
     sweep: str = _key("quickstart", "", "Sweep whose results are read: a folder under `results`, or the path of a folder or table.")
     results: str = _key("results", "folder", "Where run records are.")
     out: str | None = _key(None, "folder", "Where results of the fit are written; null: beside the records, for a table the current folder.")

@@ -52,6 +52,7 @@ class RunRecord:
     parent: str | None = _f("", "run whose trunk this run branches from")
     parent_tokens: int | None = _f("tokens", "training tokens of the trunk, shared with the parent and trained once")
     parent_seconds: float | None = _f("s", "part of seconds that was spent on the trunk, and is the parent's too")
+    parent_joules: float | None = _f("J", "part of energy_joules that was spent on the trunk, and is the parent's too")
     stacked: int | None = _f("runs", "how many runs trained as one program; seconds is this run's share")
     init_from: str | None = _f("", "run or folder whose weights this run started from; null: fresh ones")
     init_hash: str | None = _f("", "hash of the content of those weights")
@@ -132,6 +133,10 @@ class RunRecord:
     tokenizer: str | None = _f("", "tokenizer")
 
     seconds: float | None = _f("s", "time spent training, evaluation included, all lives of the run")
+    device_seconds: float | None = _f("s", "seconds times devices, over the runs that shared a device (cost.per_device)")
+    energy_joules: float | None = _f("J", "energy measured over `seconds`, this run's share where several ran at once; null: some of it was not measured")
+    energy_source: str | None = _f("", "what measured it: nvml (GPU boards) or rapl (CPU packages, and memory where it is reported); null: nothing did")
+    cost: dict[str, Any] | None = _f("", "rates stated when the run was trained, keys as in cost.*: watts, pue, rate, currency, carbon, carbon_source, per_device")  # noqa: RUF009
     tokens_per_second: float | None = _f("tokens/s", "training throughput, evaluation left out")
     mfu: float | None = _f("", "model-FLOPs utilisation: counted FLOPs/s over the device's peak")
     memory_bytes: int | None = _f("bytes", "peak memory of the process (CPU) or device")

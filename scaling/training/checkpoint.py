@@ -37,7 +37,8 @@ class Progress:
 
     step: optimiser steps done. loss_sum and loss_count: training loss since the last row.
     seconds, train_seconds, row_seconds: time so far, its part in training steps, that since the
-    last row. shared: the same of the runs that are still on this run's trunk, by run id.
+    last row. joules: energy so far; null: some of it is not known. shared: the same of the runs that
+    are still on this run's trunk, by run id.
     """
 
     run_hash: str
@@ -47,6 +48,7 @@ class Progress:
     seconds: float = 0.0
     train_seconds: float = 0.0
     row_seconds: float = 0.0
+    joules: float | None = None
     shared: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 

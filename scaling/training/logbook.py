@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from scaling.study.config import RunConfig
+from scaling.study.cost import device_seconds
 from scaling.study.errors import DamagedError
 from scaling.study.plan import RunPlan, read_keys
 from scaling.study.record import (
@@ -82,6 +83,7 @@ class Logbook:
                 started_at=before.started_at, resumes=before.resumes, seconds=before.seconds,
                 attempts=(before.attempts or 0) + 1, failures=failures_of(before),
                 parent=before.parent, parent_tokens=before.parent_tokens, parent_seconds=before.parent_seconds,
+                parent_joules=before.parent_joules, energy_source=before.energy_source,
                 lives=before.lives, software=before.software, environment=before.environment,
             )  # fmt: skip
         (self.folder / COPY).unlink(missing_ok=True)  # of a run whose run.json was deleted
@@ -126,9 +128,15 @@ class Logbook:
             self.record = self.record.replace(resumes=self.record.resumes + 1)
             self.note(f"continued from step {step} of {self.plan.steps}")
         else:
-            self.refresh(parent=None, parent_tokens=None, parent_seconds=None)
+            self.refresh(parent=None, parent_tokens=None, parent_seconds=None, parent_joules=None)
         self.tracker = open_tracker(self.plan, self.record, note=self.note)
         self.refresh(now=True)
+
+    def measured_by(self, source: str | None, *, again: bool) -> None:
+        """Say what measures the energy from here on, beside what did in earlier lives."""
+        before = (self.record.energy_source or "").split(", ") if again else []
+        sources = dict.fromkeys(filter(None, [*before, source]))
+        self.record = self.record.replace(energy_source=", ".join(sources) or None)
 
     def _begin_life(self, step: int) -> None:
         """Say with what the run is trained from here on, and keep what it was until now."""
@@ -220,11 +228,14 @@ class Logbook:
         losses = [row["train_loss"] for row in self.rows if "train_loss" in row][-LAST_ROWS:]
         finished = None if status == "running" else utc_now()
         tokens, flops = self.record.tokens or 0, self.plan.flops
+        cost = self.plan.config.cost
         self.refresh(
             now=True, status=status, reason=reason, finished_at=finished,
             train_loss=sum(losses) / len(losses) if losses else None, epochs=self._epochs(tokens),
             flops_counted=float(flops.counted * tokens), flops_attention=float(flops.attention * tokens),
             flops_head=float(flops.head * tokens),
+            device_seconds=device_seconds(self.record.seconds, self.record.devices, cost.per_device),
+            energy_source=None if self.record.energy_joules is None else self.record.energy_source,
         )  # fmt: skip
         if self.tracker:
             self.tracker.finish(self.record)
@@ -279,7 +290,7 @@ def _planned_record(plan: RunPlan) -> RunRecord:
         optimizer=config.optim.name, parametrization=config.optim.parametrization, lr=plan.lr, weight_decay=plan.weight_decay, schedule=config.optim.schedule,
         warmup_steps=plan.warmup_steps, cooldown_steps=plan.cooldown_steps, seed=config.seed,
         **_optim_fields(config),
-        order_seed=plan.order_seed, data_source=config.data.source,
+        order_seed=plan.order_seed, data_source=config.data.source, cost=config.cost.stated(),
         numbers_version=NUMBERS_VERSION, software=find_software(), environment=find_environment(),
     )  # fmt: skip
 

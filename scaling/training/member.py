@@ -72,13 +72,14 @@ class Member:
         self.loss_sum.fill_(progress.loss_sum)
         self.seconds, self.train_seconds = progress.seconds, progress.train_seconds
         self.row_seconds = progress.row_seconds
+        self.joules = progress.joules if progress.step else 0.0
 
     def progress(self, shared: Mapping[str, dict] | None = None) -> Progress:
         """Return the counters for a checkpoint, with those of runs on the same trunk."""
         return Progress(
             run_hash=self.identity, step=self.step, loss_sum=self.loss_sum.item(), loss_count=self.loss_count,
             seconds=self.seconds, train_seconds=self.train_seconds, row_seconds=self.row_seconds,
-            shared=dict(shared or {}),
+            joules=self.joules, shared=dict(shared or {}),
         )  # fmt: skip
 
     def batch(self) -> tuple[Any, Any]:
@@ -107,6 +108,10 @@ class Member:
         if training:
             self.train_seconds += seconds
             self.row_seconds += seconds
+
+    def add_energy(self, joules: float | None) -> None:
+        """Book energy; once a stretch is not known (null), the whole is not."""
+        self.joules = None if joules is None or self.joules is None else self.joules + joules
 
     def write_row(self, norm: float) -> None:
         """Write the mean training loss since the last row; a loss that is not finite ends the run."""
@@ -153,7 +158,7 @@ class Member:
     def refresh(self) -> None:
         """Bring the record to where the run is."""
         where = self._where() | {"seconds": self.seconds}
-        self.book.refresh(now=True, **where)
+        self.book.refresh(now=True, energy_joules=self.joules, **where)
 
     def branch(self, tensors: Mapping[str, Tensor], parent: Member) -> None:
         """Leave the trunk: from here on the run is alone, with a checkpoint of its own."""
@@ -161,6 +166,7 @@ class Member:
             parent=parent.plan.run_id,
             parent_tokens=self.step * self.plan.batch_tokens,
             parent_seconds=self.seconds,
+            parent_joules=self.joules,
         )
         self.save(tensors)
 
@@ -181,6 +187,7 @@ class Member:
 
     def close(self, status: str, reason: str | None = None) -> RunRecord:
         """Write the last word on the run; what comes after it can no longer change it."""
+        self.book.refresh(energy_joules=self.joules)
         record = self.book.end(status, reason)
         self.ended = True
         return record

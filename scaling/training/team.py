@@ -18,6 +18,7 @@ from torch import Tensor
 from scaling.study.errors import TrainError
 from scaling.training.checkpoint import Progress, load_checkpoint
 from scaling.training.device import Engine
+from scaling.training.energy import Meter
 from scaling.training.evaluate import Evaluation, evaluate, evaluate_sets
 from scaling.training.huggingface import starting_tensors
 from scaling.training.learner import Learner
@@ -34,12 +35,14 @@ class Team:
         learner: as many slots as `slots` has.
         engine: what it executes on.
         slots: members by slot, all at one step after `load`; the first of each goes on longest.
+        meter: what measures energy; null: nothing does.
     """
 
     def __init__(
-        self, learner: Learner | StackedLearner, engine: Engine, slots: Sequence[Slot]
-    ) -> None:
-        self.learner, self.engine = learner, engine
+        self, learner: Learner | StackedLearner, engine: Engine, slots: Sequence[Slot],
+        meter: Meter | None = None,
+    ) -> None:  # fmt: skip
+        self.learner, self.engine, self.meter = learner, engine, meter
         self.slots = [list(slot) for slot in slots]
         self.step = 0
         self.half_done = False  # within a step: weights are neither old nor new
@@ -87,6 +90,11 @@ class Team:
         for member in self.members:
             member.book.refresh(stacked=len(self.slots) if len(self.slots) > 1 else None)
             member.book.go_on_from(member.step)
+            member.book.measured_by(
+                self.meter.source if self.meter else None, again=member.step > 0
+            )
+        if self.meter:
+            self.meter.take()  # until now it was nobody's
         self._mark = self._saved = time.perf_counter()
 
     def steps(self) -> Iterator[int]:
@@ -252,10 +260,12 @@ class Team:
         return [(n, m) for n, slot in enumerate(self.slots) for m in slot if m.reason is None]
 
     def _lap(self, *, training: bool) -> None:
-        """Book the time since the last lap; slots that train together share it equally."""
+        """Book time and energy since the last lap; slots that train together share them equally."""
         now = time.perf_counter()
+        joules = self.meter.take() if self.meter else None
         for member in self.members:
             member.add_time((now - self._mark) / len(self.slots), training=training)
+            member.add_energy(None if joules is None else joules / len(self.slots))
         self._mark = now
 
 
@@ -280,6 +290,7 @@ def _counters(member: Member) -> dict[str, float]:
         "seconds",
         "train_seconds",
         "row_seconds",
+        "joules",
     )
     return {name: getattr(progress, name) for name in names}
 

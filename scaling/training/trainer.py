@@ -14,6 +14,7 @@ from scaling.training.checkpoint import remove_parts
 from scaling.training.claim import Claim
 from scaling.training.data import TokenData, prepare
 from scaling.training.device import Engine, choose_engine
+from scaling.training.energy import Meter, open_meter
 from scaling.training.foresight import check_data
 from scaling.training.interrupt import Interrupt, Notice
 from scaling.training.learner import Learner
@@ -78,6 +79,7 @@ def train_together(
         # 2. everything that can be taken, then team after team
         interrupt = stack.enter_context(Interrupt())
         job = Job(interrupt, on_progress, world)
+        stack.callback(job.close)
         try:
             for plan in plans:
                 job.take(plan, stack)
@@ -108,6 +110,7 @@ class Job:
         self.members: list[Member] = []  # not finished
         self.errors: dict[Path, Exception] = {}
         self._data: dict[str, TokenData] = {}
+        self._meters: dict[str, Meter | None] = {}  # by device
 
     def take(self, plan: RunPlan, stack: contextlib.ExitStack) -> None:
         """Claim a run and open its book and data; finished runs are left as they are."""
@@ -158,6 +161,11 @@ class Job:
                     return
             self.members = [m for m in self.members if not m.ended]
 
+    def close(self) -> None:
+        """End the threads that measure energy."""
+        for meter in filter(None, self._meters.values()):
+            meter.close()
+
     def first_error(self) -> Exception:
         """Return what to raise: that a run is another process's only if nothing else is wrong."""
         return min(self.errors.values(), key=lambda error: isinstance(error, BusyError))
@@ -207,7 +215,17 @@ class Job:
             learner = Learner.from_plan(plans[0], engine)
         else:
             learner = build_stack(plans, engine)
-        return Team(learner, engine, slots)
+        return Team(learner, engine, slots, self._meter(engine))
+
+    def _meter(self, engine: Engine) -> Meter | None:
+        """Return what measures the devices of this job's runs; null where some are elsewhere."""
+        place = None if self.world is None else self.world.place
+        if place is not None and place.local_size != place.size:
+            return None
+        name = str(engine.device)
+        if name not in self._meters:
+            self._meters[name] = open_meter(engine.device, devices=place.size if place else 1)
+        return self._meters[name]
 
     def _train(self, team: Team) -> None:
         """Take a team to its end; members that branch off stay for a later team."""
