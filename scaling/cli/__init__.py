@@ -164,13 +164,16 @@ SETS = "data.validation"
 def spread_sets(argument: str) -> list[str]:
     """Bring validation sets into the form that Hydra takes for keys which are not there yet.
 
-    `data.validation.zh=a.txt` and `data.validation={zh: a.txt}` become `++data.validation.zh='a.txt'`.
+    `data.validation.zh=a.txt` and `data.validation={zh: a.txt}` become `++data.validation.zh='a.txt'`;
+    numbers of special tokens likewise.
 
     Raises:
         ConfigError: a mapping that cannot be read.
     """
     key, equals, value = argument.partition("=")
     name = key.lstrip("+")
+    if equals and name.startswith("objective.specials."):
+        return [f"++{name}={value}"]
     if not equals or not (name == SETS or name.startswith(SETS + ".")) or value in ("null", ""):
         return [argument]
     if name != SETS:

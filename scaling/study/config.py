@@ -93,6 +93,7 @@ class ObjectiveConfig:
     masking: str = _key("bert", "", "masked: what takes a chosen token's place. bert: 80 % the mask, 10 % a random token, 10 % itself; plain: always the mask.", choices=("bert", "plain"))
     next_sentence: bool = _key(False, "", "masked: also tell whether the second half of a sequence follows the first.")
     span: float = _key(3.0, "tokens", "span_corruption: mean length of a span.", least=1)
+    specials: dict[str, int] | None = _key(None, "", "Numbers of special tokens that the tokenizer has, objective.specials.mask=4 (mask, cls, sep; start, end, span_0, span_1 ...); null: read from the tokenizer's folder. What is missing comes behind its vocabulary.")  # noqa: RUF009
 
 
 @dataclass(frozen=True)

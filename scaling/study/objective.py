@@ -7,7 +7,8 @@ they are fixed by the configuration, so that counts and FLOPs are exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scaling.study.config import DataConfig, ModelConfig, ObjectiveConfig
@@ -42,6 +43,7 @@ class Layout:
     Args:
         objective: next_token, masked, span_corruption, seq2seq or classify.
         specials: tokens that are added behind the tokenizer's vocabulary, in order.
+        given: tokens that the tokenizer has, with their numbers.
         source: positions of the encoder of an encoder_decoder; 0: there is none.
         outputs: positions that are predicted; 0: every position of the context.
         pairs: whether two halves are told apart and judged to follow each other.
@@ -51,6 +53,7 @@ class Layout:
 
     objective: str = "next_token"
     specials: tuple[str, ...] = ()
+    given: tuple[tuple[str, int], ...] = ()
     source: int = 0
     outputs: int = 0
     pairs: bool = False
@@ -65,7 +68,21 @@ class Layout:
 
     def special(self, name: str, vocab: int) -> int:
         """Return the number of a special token; `vocab`: tokens of the tokenizer."""
-        return vocab + self.specials.index(name)
+        return self.numbers(vocab)[name]
+
+    def numbers(self, vocab: int) -> dict[str, int]:
+        """Return the numbers of all special tokens by name."""
+        added = {name: vocab + i for i, name in enumerate(self.specials)}
+        return dict(self.given) | added
+
+    def with_given(self, specials: Mapping[str, int] | None) -> Layout:
+        """Return the layout that takes these tokens from the tokenizer, where it needs them."""
+        known = specials or {}
+        return replace(
+            self,
+            specials=tuple(name for name in self.specials if name not in known),
+            given=tuple((name, known[name]) for name in self.specials if name in known),
+        )
 
 
 PLAIN = Layout()
@@ -82,6 +99,10 @@ def find_layout(
     Raises:
         ConfigError: the model's kind cannot learn it, or the context is too short.
     """
+    return _find_layout(objective, model, data).with_given(objective.specials)
+
+
+def _find_layout(objective: ObjectiveConfig, model: ModelConfig, data: DataConfig | None) -> Layout:
     if data is not None and data.source in PAIRS:
         return _of_pairs(objective, model, data)
     name = objective.name or KINDS[model.kind]

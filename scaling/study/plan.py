@@ -20,7 +20,7 @@ from scaling.study.errors import ConfigError
 from scaling.study.flops import FlopsPerToken, flops_6nd, flops_per_token
 from scaling.study.objective import KINDS, PAIRS, PLAIN, Layout, find_layout
 from scaling.study.parametrization import Parametrization, with_attention_scale
-from scaling.study.pretrained import Pretrained, adopt_shape, open_pretrained
+from scaling.study.pretrained import Pretrained, adopt_shape, open_pretrained, table_rows
 from scaling.study.record import NUMBERS_VERSION
 from scaling.study.rules import (
     batch_tokens_rule,
@@ -29,6 +29,7 @@ from scaling.study.rules import (
     weight_decay_rule,
 )
 from scaling.study.shape import ModelShape, ParamCounts, count_params, resolve_shape
+from scaling.study.specials import check_specials, read_specials
 from scaling.study.units import format_quantity
 
 DEFAULT_TOKENS_PER_PARAM = 20.0  # Hoffmann et al. 2022 (arXiv:2203.15556): near the optimum
@@ -219,14 +220,16 @@ def make_plan(config: RunConfig) -> RunPlan:
         ConfigError: the shape or budget cannot be met; the message names the key.
         CheckpointError: `model.init_from` holds no weights that can be read.
     """
+    asked = config.objective.specials
     # 1. N: the shape, from its own keys, from a target, from two budgets, or from weights
-    config, source = _adopt(config)
+    config, source = _adopt(_look_up_specials(config))
     layout = find_layout(config.objective, config.model, config.data)
+    config = _keep_specials(config, layout, asked)
     target = _params_target(config)
     if source is not None:  # its heads may be of any size
         shape = dataclasses.replace(
             source.shape, context=config.model.context, attention_scale=None,
-            vocab=config.data.vocab + len(layout.specials), **layout.sizes,
+            vocab=table_rows(source, layout, vocab=config.data.vocab), **layout.sizes,
         )  # fmt: skip
     else:
         shape = resolve_shape(config.model, vocab=config.data.vocab, params=target, layout=layout)
@@ -257,6 +260,29 @@ def make_plan(config: RunConfig) -> RunPlan:
         cooldown_steps=math.ceil(optim.cooldown * steps) if optim.schedule == "wsd" else 0,
         layout=layout, source=source,
     )  # fmt: skip
+
+
+def _look_up_specials(config: RunConfig) -> RunConfig:
+    """Fill in the special tokens that the tokenizer has, if they may be needed."""
+    given, fresh = config.objective.specials, config.model.init_from is None
+    if given is not None:
+        check_specials(given, vocab=config.data.vocab)
+    plain = config.model.kind == "decoder" and config.data.source not in PAIRS
+    if given is not None or (fresh and plain):
+        return config
+    return _with_specials(config, read_specials(config.data.tokenizer))
+
+
+def _keep_specials(config: RunConfig, layout: Layout, asked: dict[str, int] | None) -> RunConfig:
+    """Leave those that the run uses: the tokenizer's folder may be elsewhere tomorrow."""
+    if asked is not None and (layout.specials or layout.given):
+        return config
+    return _with_specials(config, dict(layout.given) or None)
+
+
+def _with_specials(config: RunConfig, specials: dict[str, int] | None) -> RunConfig:
+    objective = dataclasses.replace(config.objective, specials=specials)
+    return dataclasses.replace(config, objective=objective)
 
 
 def _adopt(config: RunConfig) -> tuple[RunConfig, Pretrained | None]:

@@ -17,7 +17,7 @@ from typing import Any
 from scaling.study.config import ModelConfig, ObjectiveConfig, RunConfig
 from scaling.study.errors import CheckpointError, ConfigError
 from scaling.study.hub import shape_of
-from scaling.study.objective import find_layout
+from scaling.study.objective import Layout, find_layout
 from scaling.study.parametrization import with_attention_scale
 from scaling.study.record import read_record
 from scaling.study.shape import TOLERANCE, ModelShape, count_params, heads_for
@@ -205,7 +205,7 @@ def adopt_shape(
     shape, where = source.shape, f"model.init_from={source.name}"
     layout = find_layout(objective, replace(model, kind=shape.kind))
     own = shape.vocab - len(layout.specials)  # without the objective's special tokens
-    if vocab != own:
+    if shape.vocab != table_rows(source, layout, vocab=vocab):
         raise ConfigError(
             f"data.vocab={vocab}, but the weights of {where} are for {own} tokens. Set data.vocab={own} "
             "and data.tokenizer to the tokenizer they were trained with."
@@ -238,6 +238,22 @@ def adopt_shape(
     if model.family == default.family:
         taken["family"] = source.family
     return replace(model, params=None, **taken)
+
+
+# Released tables are filled up to a multiple of 64 or 128 rows, for the sake of matrix units: T5's has
+# 32,128 for the 32,100 tokens of its tokenizer.
+FILLED_UP, MOST_FILLED = 64, 128
+
+
+def table_rows(source: Pretrained, layout: Layout, *, vocab: int) -> int:
+    """Return the rows of the token table of a run that starts from weights.
+
+    As many as there are tokens; a Hugging Face model may have some more that no token uses, unless
+    the objective knows padding by its being the last row.
+    """
+    needed, there = vocab + len(layout.specials), source.shape.vocab
+    filled = there % FILLED_UP == 0 and 0 <= there - needed < MOST_FILLED
+    return there if filled and source.kind == "hub" and not layout.padded else needed
 
 
 def _shown(value: Any) -> str:

@@ -150,9 +150,13 @@ def scale_queries(tensors: Tensors, s: ModelShape, *, scale: float | None) -> Te
     ratio = (s.attention_scale or usual) / (scale or usual)
     if ratio == 1:
         return tensors
-    factor = torch.ones((s.heads + 2 * s.kv_heads) * s.head_size)
-    factor[: s.heads * s.head_size] = ratio
-    return {
-        name: t * factor.to(t).view(-1, *[1] * (t.ndim - 1)) if ".attention.qkv." in name else t
-        for name, t in tensors.items()
-    }
+    queries = s.heads * s.head_size  # rows of a joint matrix, and all rows of a cross-attention's
+
+    def scaled(name: str, tensor: Tensor) -> Tensor:
+        if ".cross.q." in name:
+            return tensor * ratio
+        if ".attention.qkv." not in name:
+            return tensor
+        return torch.cat([tensor[:queries] * ratio, tensor[queries:]])
+
+    return {name: scaled(name, tensor) for name, tensor in tensors.items()}

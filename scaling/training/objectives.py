@@ -46,7 +46,7 @@ class Masked:
     ) -> None:
         self.config, self.context, self.vocab, self.pairs = config, context, vocab, layout.pairs
         self.count = layout.outputs
-        self.special = {name: layout.special(name, vocab) for name in layout.specials}
+        self.special = layout.numbers(vocab)
 
     def make(self, store: TokenStore, starts: np.ndarray, keys: np.ndarray) -> Batch:
         """Return [B, T]: the text with some tokens hidden; those tokens, IGNORE elsewhere."""
@@ -118,9 +118,10 @@ class SpanCorruption:
     ) -> None:
         self.layout, self.context = layout, context
         self.cut, self.spans = count_spans(config, context)
-        self.start, self.end, self.mark = (
-            layout.special(name, vocab) for name in ("start", "end", "span_0")
-        )
+        numbers = layout.numbers(vocab)
+        self.start, self.end = numbers["start"], numbers["end"]
+        # a tokenizer may have them in any order; T5's count down
+        self.marks = np.array([numbers[f"span_{i}"] for i in range(self.spans)])
 
     def make(self, store: TokenStore, starts: np.ndarray, keys: np.ndarray) -> Batch:
         """Return [B, S + U]: what is read, then what was written so far; IGNORE, then what is written."""
@@ -153,7 +154,6 @@ class SpanCorruption:
         """Return the words that are not gone, a mark for each stretch that is, and the end."""
         begins_BW = gone_BW.copy()
         begins_BW[:, 1:] &= ~gone_BW[:, :-1]
-        marks_BW = self.mark + np.cumsum(begins_BW, axis=1) - 1
-        shown_BW = np.where(begins_BW, marks_BW, words_BW)
+        shown_BW = np.where(begins_BW, self.marks[np.cumsum(begins_BW, axis=1) - 1], words_BW)
         shown = shown_BW[~gone_BW | begins_BW].reshape(len(words_BW), length - 1)
         return np.concatenate([shown, np.full((len(words_BW), 1), self.end)], axis=1)
