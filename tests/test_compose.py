@@ -68,6 +68,7 @@ def test_every_key_can_be_swept(base):
         "data.source": "ngram",
         "optim.name": "adamw",
         "data.validation": {"other": "text"},
+        "objective.specials": {"mask": 4},
         "budget.tokens": "3M",
         "budget.flops": None,
         "budget.tokens_per_param": None,

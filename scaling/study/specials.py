@@ -63,7 +63,7 @@ def _read(file: Path, _: int) -> tuple[tuple[str, int], ...]:
     found = {
         name: numbers[text] for name, texts in TEXTS.items() if (text := _first(texts, numbers))
     }
-    marks = {}
+    marks: dict[str, int] = {}
     while (text := MARK.format(len(marks))) in numbers:
         marks[f"{_SPAN}{len(marks)}"] = numbers[text]
     if not marks:  # only T5's begin an answer with what fills up a text
