@@ -16,9 +16,9 @@ from scaling.analysis.data.simulation import zipf_memory
 from scaling.cli import main
 from scaling.cli.auto import split_keys
 from scaling.cli.compose import compose_sweep
-from scaling.cli.growing import cost_of, first_design, plans_of
+from scaling.cli.growing import cost_of, first_design, followers_of, most_of, plans_of
 from scaling.cli.journal import Journal
-from scaling.study.record import read_record
+from scaling.study.record import read_record, write_record
 
 TARGET = 1e13
 ZIPF = ["data=zipf_memory", "data.noise=0.001", f"target.flops={TARGET:g}", "intervals=delta"]  # fmt: skip
@@ -100,11 +100,12 @@ def test_running_again_trains_nothing_and_another_round_goes_on(ended, monkeypat
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert (ended / "results/auto/decisions.jsonl").read_bytes() == written
     assert "Stopped after" in capsys.readouterr().out
-    assert auto("auto.flops=2e11", "points=3", "auto.rounds=2") == 0
+    assert auto("auto.flops=2.2e11", "points=3", "auto.rounds=2") == 0  # its first design stays
     more = list((ended / "results/auto").glob("*/run.json"))
     assert len(more) > len(before)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert cost_of(plans_of(compose_sweep(["sweeps=auto"]))) <= 2e11
+    plans = plans_of(compose_sweep(["sweeps=auto"]))
+    assert cost_of(plans) <= 2.2e11 and {p.parent.name for p in more} == {p.run_id for p in plans}
 
 
 @pytest.mark.slow
@@ -138,6 +139,26 @@ def test_a_killed_loop_goes_on_where_it_was(tmp_path):
     records = [read_record(p.parent) for p in (tmp_path / "results/auto").glob("*/run.json")]
     assert all(r.status == "done" for r in records)
     assert len(records) == entries[-1]["known"]["runs"]
+
+
+def test_runs_that_repeat_diverged_ones_count_as_spent(ended, tmp_path, monkeypatch):
+    shutil.copytree(ended, tmp_path / "again")
+    monkeypatch.chdir(tmp_path / "again")
+    sweep = compose_sweep(["sweeps=auto", "retry.diverged=2"])
+    plans = plans_of(sweep)
+    write_record(plans[0].folder, read_record(plans[0].folder).replace(status="diverged"))
+    (follower,) = followers_of(sweep)  # the second would follow the first if that diverged too
+    assert cost_of([follower]) == pytest.approx(cost_of(plans[:1]))
+    assert most_of(plans) == pytest.approx(3 * cost_of(plans))
+
+
+def test_less_compute_than_was_decided_on_trains_nothing(ended, tmp_path, monkeypatch, capsys):
+    shutil.copytree(ended, tmp_path / "again")
+    monkeypatch.chdir(tmp_path / "again")
+    last = sorted(Path("results/auto").glob("*/run.json"), key=lambda p: p.stat().st_mtime)[-1]
+    shutil.rmtree(last.parent)
+    assert auto("auto.flops=2e10", "points=5", "auto.rounds=1") == 1
+    assert "decided before" in capsys.readouterr().err and not last.exists()
 
 
 def test_keys_go_to_the_verb_that_has_them():

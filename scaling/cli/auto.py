@@ -34,6 +34,8 @@ from scaling.cli.growing import (
     Growing,
     cost_of,
     describe_cost,
+    followers_of,
+    most_of,
     plan_point,
     plans_of,
     start_growing,
@@ -58,12 +60,10 @@ from scaling.study.units import format_flops
 from scaling.training.claim import find_holder
 
 WITHIN = {"size": 1.3, "loss": 0.02}  # unless asked otherwise: a factor, nats/token
-SHARES = (
-    0.25,
-    0.5,
-    1.0,
-)  # of a round's allowance; the least that is expected to be enough is taken
+# of a round's allowance; the least that is expected to be enough is taken
+SHARES = (0.25, 0.5, 1.0)
 REST = 0.25  # what would be left of the compute below this share of a round goes into the round
+ROUNDING = 1e-9  # of sums of compute
 CRUMBS = 0.01  # of all compute; less is not worth a round
 POLL_SECONDS = 2.0
 CURVE = (0.25, 0.5, 1.0, 2.0, 4.0)  # sizes of a curve, where the law has no optimum to aim at
@@ -114,7 +114,8 @@ def run_auto(arguments: Sequence[str]) -> int:
     config = compose_fit(None, fit_keys)
     question = Question.from_config(config)
     growing = start_growing(
-        known_sweep(name) if name else None, train_keys, flops=question.total, question=question.text()
+        known_sweep(name) if name else None, train_keys, flops=question.total,
+        question=question.text(), results=Path(config.results),
     )  # fmt: skip
     config = compose_fit(growing.name, fit_keys)
     journal = Journal.read(Path(config.results) / growing.name)
@@ -144,11 +145,19 @@ def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _check_cost(question: Question, plans: Sequence[RunPlan], journal: Journal) -> None:
-    """Refuse a first design that costs more than there is; later rounds are cut to fit."""
-    if not journal.rounds and cost_of(plans) > question.total:
+    """Refuse to train more than there is: a large first design, or rounds decided when there was more."""
+    done = all(is_finished(p.folder) for p in plans)
+    if most_of(plans) <= question.total * (1 + ROUNDING) or (journal.rounds and done):
+        return
+    there = f"more than the {format_flops(question.total)} there is"
+    if journal.rounds:
         raise ConfigError(
-            f"auto.flops: the first design alone is {describe_cost(plans)}, more than the {format_flops(question.total)} there is. Raise auto.flops, or begin with a smaller sweep."
+            f"auto.flops: what was decided before is {describe_cost(plans)}, {there}, and is not trained to its end. Raise auto.flops."
         )
+    often = " if every run diverges and is repeated (retry.diverged)" if cost_of(plans) < most_of(plans) else ""  # fmt: skip
+    raise ConfigError(
+        f"auto.flops: the first design alone is {describe_cost(plans)}, {there}{often}. Raise auto.flops, or begin with a smaller sweep."
+    )
 
 
 def _train(growing: Growing, plans: Sequence[RunPlan], folder: Path) -> None:
@@ -181,7 +190,7 @@ def decide(
         sweep: all runs so far, composed; rounds: how many were decided so far.
     """
     plans = plans_of(sweep)
-    fit, spent = analysis.fit, cost_of(plans)
+    fit, spent = analysis.fit, cost_of([*plans, *followers_of(sweep)])
     known = look(question, fit, spent)
 
     def decision(action: str, why: str, **more: Any) -> Decision:
@@ -286,14 +295,16 @@ def _within_budget(
     """Return the new runs, as far as their exact plans cost no more than is left, and their cost.
 
     The trainer hits a size within 1 or 2 per cent, so that a plan may cost a little more than asked.
+    Where diverged runs are repeated, there is room left for each of them.
     """
-    known, kept, cost = {p.run_id for p in plans}, [], 0.0
+    known, kept, cost, most = {p.run_id for p in plans}, [], 0.0, 0.0
     for point in points:
         plan = plan_point(sweep.base, point)
-        if plan is not None and plan.run_id not in known and cost + cost_of([plan]) <= left:
-            known.add(plan.run_id)
-            kept.append(point)
-            cost += cost_of([plan])
+        if plan is None or plan.run_id in known or most + most_of([plan]) > left:
+            continue
+        known.add(plan.run_id)
+        kept.append(point)
+        cost, most = cost + cost_of([plan]), most + most_of([plan])
     return kept, cost
 
 

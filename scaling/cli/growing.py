@@ -22,6 +22,8 @@ from scaling.cli.compose import (
     run_config,
     without_hydra,
 )
+from scaling.cli.followers import find_followers
+from scaling.cli.journal import Journal
 from scaling.cli.overrides import as_override, read_value, to_mapping
 from scaling.cli.sweep import unique_plans
 from scaling.study.errors import ConfigError
@@ -87,8 +89,19 @@ class Growing:
         return point | {"seed": int(self.base.get("seed", 0)) + seed}
 
 
-def start_growing(sweep: str | None, overrides: Sequence[str], *, flops: float, question: str) -> Growing:  # fmt: skip
-    """Return the sweep to begin with: one that there is, or IsoFLOP curves for a tenth of the compute."""
+def start_growing(
+    sweep: str | None, overrides: Sequence[str], *, flops: float, question: str, results: Path
+) -> Growing:
+    """Return the sweep to begin with: one that there is, or IsoFLOP curves for a tenth of the compute.
+
+    Args:
+        flops: all compute that may be spent; of a loop that was begun with other compute, a tenth
+            of that one went into its first design, which stays as it is.
+        results: where journals are, by the name of the sweep.
+
+    Raises:
+        ConfigError: the compute is too little for a first design.
+    """
     asked = [*([f"sweeps={sweep}"] if sweep else []), *overrides]
     kept = tuple(o for o in overrides if o.startswith(("hydra", "results=")))
     whole = compose("train", asked)
@@ -101,6 +114,8 @@ def start_growing(sweep: str | None, overrides: Sequence[str], *, flops: float, 
     if sweep:
         points = [_as_values(p.overrides) for p in compose_sweep(asked).points]
     else:
+        begun = Journal.read(results / name).entries
+        flops = begun[0].total if begun else flops
         wanted = [growing.as_point(C, N, seed=0) for C, N in first_design(flops)]
         points = [p for p in wanted if plan_point(base, p) is not None]
         if len(points) < FEWEST:
@@ -123,6 +138,11 @@ def plans_of(sweep: Sweep) -> list[RunPlan]:
     return [plan for _, plan in unique_plans(sweep.points)]
 
 
+def followers_of(sweep: Sweep) -> list[RunPlan]:
+    """Return the runs that repeat diverged ones at a lower rate."""
+    return [plan for _, plan in find_followers(unique_plans(sweep.points))]
+
+
 def plan_point(base: DictConfig, point: Values) -> RunPlan | None:
     """Plan a run; null where no shape has such a size, as happens below a few thousand parameters."""
     overrides = [as_override(key, value) for key, value in point.items()]
@@ -139,6 +159,11 @@ def _never(extra: list[str]) -> Any:
 def cost_of(plans: Sequence[RunPlan]) -> float:
     """Return the compute of runs [FLOPs], in the convention that their budgets have."""
     return float(sum(p.flops_counted if p.config.budget.convention == "counted" else p.flops_6nd for p in plans))  # fmt: skip
+
+
+def most_of(plans: Sequence[RunPlan]) -> float:
+    """Return the compute that runs take if each diverges as often as it is repeated for [FLOPs]."""
+    return sum(cost_of([p]) * (1 + p.config.retry.diverged) for p in plans)
 
 
 def describe_cost(plans: Sequence[RunPlan]) -> str:
