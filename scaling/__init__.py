@@ -59,6 +59,9 @@ _NAMES = {
     "make_plan": "scaling.study.plan",
     "train": "scaling.training.trainer",
     "coordinate_check": "scaling.training.coordinates",
+    "attention_maps": "scaling.training.attending",
+    "logit_lens": "scaling.training.lens",
+    "induction": "scaling.training.heads",
     "write_report": "scaling.present.report",
 }
 _MODULES = {"plot": "scaling.present.plot", "laws": "scaling.analysis.laws"}

@@ -58,7 +58,7 @@ class ModelConfig:
 class DataConfig:
     """Which text, in which tokens."""
 
-    source: str = _key("stdlib", "", "Where text comes from.", choices=("stdlib", "ngram", "unigram", "markov", "grammar", "bilingual", "text", "zipf_memory", "classify", "translate", "summarize", "pairs"))
+    source: str = _key("stdlib", "", "Where text comes from.", choices=("stdlib", "ngram", "unigram", "markov", "grammar", "bilingual", "repeats", "text", "zipf_memory", "classify", "translate", "summarize", "pairs"))
     path: str | None = _key(None, "", "source=text: a .txt, .jsonl or .parquet file, a folder or glob of them, or a Hugging Face dataset name; source=pairs: a .tsv or .jsonl file, or a folder or glob of them.")
     text_key: str = _key("text", "", "source=text, pairs: the column that holds the text.")
     group_key: str | None = _key(None, "", "source=text: the column that says a document's group (language, domain); held-out documents are scored per group as well.", numbers=False)

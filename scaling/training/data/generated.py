@@ -18,6 +18,7 @@ from scaling.training.data.grammar import GrammarSource
 from scaling.training.data.lexicon import LANGUAGES
 from scaling.training.data.ngram import NgramModel, build_ngram
 from scaling.training.data.randomness import draw, entropy_of, hash_table, uniforms, zipf
+from scaling.training.data.repeats import RepeatSource
 from scaling.training.data.slices import write_slice
 from scaling.training.data.sources import stdlib_documents
 from scaling.training.data.store import write_store
@@ -123,6 +124,8 @@ def make_source(config: DataConfig, folder: Path, *, on_progress: Progress) -> S
         return UnigramSource(vocab, seed=seed)
     if config.source == "markov":
         return MarkovSource(vocab, seed=seed)
+    if config.source == "repeats":
+        return RepeatSource(vocab, seed=seed)
     return GrammarSource(vocab, rules=config.rules, depth=config.depth, seed=seed)
 
 

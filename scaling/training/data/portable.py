@@ -10,9 +10,16 @@ from typing import Any
 from scaling.study.config import DataConfig
 from scaling.study.errors import DataError
 from scaling.training.data.build import prepare, prepared_folder
-from scaling.training.data.tokenizers import END_OF_TEXT_NAMES, FastTokenizer, load_tokenizer
+from scaling.training.data.tokenizers import (
+    END_OF_TEXT_NAMES,
+    ByteTokenizer,
+    FastTokenizer,
+    Tokenizer,
+    load_tokenizer,
+)
 
 END_OF_TEXT = END_OF_TEXT_NAMES[0]
+TEXTUAL = ("stdlib", "text", "ngram", "bilingual")  # sources whose tokens stand for text
 FILES = (  # what a tokenizer folder may hold
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
@@ -36,7 +43,7 @@ def save_tokenizer(
     Raises:
         DataError: there is no tokenizer, or it cannot be had any more.
     """
-    if data.source not in ("stdlib", "text", "ngram", "bilingual"):
+    if data.source not in TEXTUAL:
         raise DataError(f"data.source={data.source} makes symbols that stand for no text.")
     if data.tokenizer == "bytes":
         tokenizer = byte_tokenizer()
@@ -49,6 +56,24 @@ def save_tokenizer(
         _copy_files(Path(data.tokenizer).expanduser(), folder)
     _write_files(tokenizer, folder, context)
     return tokenizer.end_of_text
+
+
+def run_tokenizer(data: DataConfig, *, context: int, data_hash: str | None) -> Tokenizer | None:
+    """Return the tokenizer that a run's text was cut with; null if its tokens stand for no text.
+
+    Args:
+        data, context, data_hash: as of `save_tokenizer`.
+
+    Raises:
+        DataError: it cannot be had any more.
+    """
+    if data.source not in TEXTUAL:
+        return None
+    if data.tokenizer == "bytes":
+        return ByteTokenizer()
+    if data.tokenizer == "bpe":
+        return _trained(data, context, data_hash)
+    return load_tokenizer(data.tokenizer)
 
 
 def byte_tokenizer() -> FastTokenizer:
