@@ -53,6 +53,7 @@ _NAMES = {
     "simulate_design": "scaling.analysis.designs.simulation",
     "sensitivity": "scaling.analysis.audits.multiverse",
     "audit": "scaling.analysis.audits.auditing",
+    "gaps": "scaling.analysis.fits.disparity",
     "seed_noise": "scaling.analysis.fits.replicates",
     "best_runs": "scaling.analysis.data.tuning",
     "RunConfig": "scaling.study.config",

@@ -24,6 +24,7 @@ usage: scaling VERB [SWEEP] [key=value ...]
   evaluate  score finished runs on further texts               scaling evaluate quickstart data.validation.zh=zh.txt
   fit       fit a law: parameters with intervals, optimum       scaling fit runs.csv law=chinchilla
   noise     scatter between seeds, and how many a study needs  scaling noise quickstart
+  gaps      law of each group, and whether scale closes gaps    scaling gaps fairness
   plot      IsoFLOP curves, frontier, training curves           scaling plot quickstart
   verify    predict a larger run, train it, compare             scaling verify quickstart
   forecast  seal a prediction before its run, score it          scaling forecast --help
@@ -49,6 +50,7 @@ VERBS = {
     "evaluate": "scaling.cli.evaluate",
     "fit": "scaling.cli.fit",
     "noise": "scaling.cli.noise",
+    "gaps": "scaling.cli.gaps",
     "plot": "scaling.cli.fit",
     "report": "scaling.cli.fit",
     "next": "scaling.cli.next",

@@ -17,6 +17,7 @@ from scaling.analysis.frontier.isoflops import IsoFlops
 from scaling.present import style
 from scaling.present.allocation import frontier, frontiers
 from scaling.present.diagnostics import prediction, residuals
+from scaling.present.disparity import gaps
 from scaling.present.hindsight import backtest, drift, scoreboard
 from scaling.present.isocurves import isoflop
 from scaling.present.landscape import surface
@@ -28,7 +29,7 @@ from scaling.present.transfer import transfer
 from scaling.present.universes import multiverse
 
 __all__ = [
-    "approaches", "backtest", "curves", "drift", "exponents", "frontier", "frontiers", "isoflop",
+    "approaches", "backtest", "curves", "drift", "exponents", "frontier", "frontiers", "gaps", "isoflop",
     "learning_rate", "multiverse", "overview", "prediction", "profile", "profiles", "residuals",
     "save", "scoreboard", "sizes", "surface", "table_of",
     "transfer",
