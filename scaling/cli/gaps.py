@@ -3,6 +3,7 @@
   scaling gaps fairness group=val_share_zh              each share of the text alone
   scaling gaps fairness where.val_share_zh=0.02 target.flops=1e14
   scaling gaps mysweep reference=en groups=zh,sw        some groups, compared with one of them
+  scaling gaps fairness group=val_share_zh measure=excess fixed.E=0      the floors are known here
   scaling gaps mysweep measure=bpc                      bits per character; bpb (bits per byte) by default
   scaling gaps mysweep measure=accuracy law=chinchilla  columns accuracy_GROUP
 
@@ -46,13 +47,14 @@ def run_gaps(arguments: Sequence[str]) -> int:
     runs, _ = split_runs(runs, config.holdout_above)
     out = _out(config, folder)
     parts = list(runs.groups(config.group)) if config.group else [("", runs)]
-    tables = []
+    tables: list[Any] = []
+    paths: list[Path] = []
     for label, part in parts:
         found = gaps(part, **options)
         said = f"{config.group}={label}" if config.group else ""
         print("\n".join([*([f"== {said}"] if said else []), found.groups_table().text(), "", found.summary().text(), ""]))  # fmt: skip
         tables.append(found.table.assign(**{config.group: label}) if config.group else found.table)
-        paths = _draw(found, out, label, said)
+        paths += _draw(found, out, label, said)
     print("Saved: " + ", ".join(map(str, [_write(tables, out), *paths])))
     return 0
 
