@@ -8,7 +8,7 @@
 Then, with the package transformers:
   python -c "from transformers import pipeline; print(pipeline('text-generation', model='my_model')('def main('))"
 
-Runs with the parts of model=llama or model=gpt2 can be exported. To go on from the folder (or from a
+Runs with the parts of model=llama, gpt2, bert or t5 can be exported. To go on from the folder (or from a
 run's folder, or from a Hugging Face model of these families):
   scaling train model.init_from=my_model budget.tokens=1M
 """

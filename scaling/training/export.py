@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from scaling.study.errors import ConfigError, DataError
 from scaling.study.hub import config_of
+from scaling.study.objective import find_layout
 from scaling.study.pretrained import HUB_WEIGHTS, open_pretrained, run_config
 from scaling.study.record import RunRecord, read_record, write_atomic
 from scaling.study.shape import ModelShape
@@ -62,33 +63,43 @@ def export_run(run: str | Path, folder: str | Path, *, overwrite: bool = False) 
     record, config = read_record(run), run_config(run)
     values = config_of(source.shape)
     _, tensors = load_pretrained(source)
+    layout = find_layout(config.objective, config.model, config.data)
+    specials = layout.numbers(config.data.vocab)
 
     # 2. all files in a folder beside the final one, then its name
     with _whole_folder(folder) as part:
         note, end = None, None
         try:
             end = save_tokenizer(
-                config.data, part, context=source.shape.context, data_hash=record.data_hash
-            )
+                config.data, part, context=source.shape.context, data_hash=record.data_hash,
+                specials=specials,
+            )  # fmt: skip
         except (ConfigError, DataError) as error:
             note = str(error)
         tokenizer = None if note else config.data.tokenizer
-        write_weights(part, tensors, source.shape, end_of_text=end)
+        write_weights(part, tensors, source.shape, end_of_text=end, specials=specials)
         write_atomic(part / "README.md", model_card(record, source.shape, tokenizer))
     return Exported(folder, values["model_type"], record.params_total or 0, tokenizer, note)
 
 
 def write_weights(
-    folder: Path, tensors: Tensors, shape: ModelShape, *, end_of_text: int | None = None
+    folder: Path,
+    tensors: Tensors,
+    shape: ModelShape,
+    *,
+    end_of_text: int | None = None,
+    specials: Mapping[str, int] | None = None,
 ) -> None:
     """Write config.json, generation_config.json and model.safetensors into a folder.
 
     Raises:
         ConfigError: no family computes what this shape computes.
     """
-    config = config_of(shape, end_of_text=end_of_text)
+    config = config_of(shape, end_of_text=end_of_text, specials=specials)
     write_atomic(folder / "config.json", json.dumps(config, indent=1) + "\n")
-    write_atomic(folder / "generation_config.json", json.dumps(_generation(config, shape)) + "\n")
+    if shape.kind != "encoder":
+        generation = json.dumps(_generation(config, shape)) + "\n"
+        write_atomic(folder / "generation_config.json", generation)
     try:
         save_file(to_hub(tensors, shape), folder / HUB_WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:  # what it makes of a full disk
@@ -103,7 +114,10 @@ def _generation(config: dict[str, Any], shape: ModelShape) -> dict[str, Any]:
 
     No `max_length`: beside a `max_new_tokens` of the caller transformers would warn each time.
     """
-    end = config["eos_token_id"]
+    end, names = config["eos_token_id"], ("decoder_start_token_id", "pad_token_id", "eos_token_id")
+    if shape.kind == "encoder_decoder":
+        answer = {name: config[name] for name in names}
+        return {"do_sample": True, "max_new_tokens": shape.predicted, **answer}
     tokens = {} if end is None else {"eos_token_id": end, "bos_token_id": end, "pad_token_id": end}
     return {"do_sample": True, "max_new_tokens": max(1, shape.context // 2), **tokens}
 
@@ -162,7 +176,7 @@ def model_card(record: RunRecord, shape: ModelShape, tokenizer: str | None) -> s
         ("trained on", f"{format_quantity(record.tokens)} tokens of {record.data_source} (hash {record.data_hash})"),
         ("compute", f"{_number(record.flops_counted, '.3g')} FLOPs, every matrix product counted"),
         ("validation loss", _loss(record)),
-        ("validation perplexity", _number(record.val_perplexity, ".4g")),
+        _perplexity(record),
         ("bits per byte", _number(record.val_bits_per_byte, ".4f")),
         ("optimiser", f"{record.optimizer}, peak rate {_number(record.lr, '.4g')}, {record.schedule}, batch {record.batch_tokens} tokens"),
         ("seed", str(record.seed)),
@@ -171,13 +185,14 @@ def model_card(record: RunRecord, shape: ModelShape, tokenizer: str | None) -> s
         ("software", ", ".join(f"{k} {v}" for k, v in record.software.items())),
     ]  # fmt: skip
     table = "".join(f"| {name} | {value} |\n" for name, value in rows)
-    return CARD.format(table=table, family=record.family, use=USE if tokenizer else NO_TOKENIZER)
+    use, task = USES[shape.kind], TASKS[shape.kind]
+    return CARD.format(table=table, family=record.family, task=task, use=use if tokenizer else NO_TOKENIZER)  # fmt: skip
 
 
 CARD = """\
 ---
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: {task}
 ---
 # A {family} model from a scaling-law experiment
 
@@ -188,12 +203,33 @@ pipeline_tag: text-generation
 A model of a scaling-law experiment is trained to measure a loss, not to be of use: expect text of
 that quality.
 """
-USE = """\
+TASKS = {
+    "decoder": "text-generation",
+    "encoder": "fill-mask",
+    "encoder_decoder": "text2text-generation",
+}
+USES = {
+    "decoder": """\
 ```python
 from transformers import pipeline
 print(pipeline("text-generation", model=".")("def main(", max_new_tokens=20)[0]["generated_text"])
 ```
-"""
+""",
+    "encoder": """\
+```python
+from transformers import pipeline
+print(pipeline("fill-mask", model=".")("def main([MASK]):")[0]["sequence"])
+```
+""",
+    "encoder_decoder": """\
+```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+tokens = tokenizer("def main(<extra_id_0>):", return_tensors="pt")["input_ids"]
+print(tokenizer.decode(model.generate(tokens)[0]))
+```
+""",
+}
 NO_TOKENIZER = """\
 There is no tokenizer: the model reads token numbers.
 """
@@ -202,6 +238,12 @@ There is no tokenizer: the model reads token numbers.
 def _loss(record: RunRecord) -> str:
     loss, error = _number(record.val_loss, ".4f"), _number(record.val_loss_se, ".4f")
     return f"{loss} nats/token (standard error {error}) on {record.val_tokens:,} held-out tokens"
+
+
+def _perplexity(record: RunRecord) -> tuple[str, str]:
+    if record.val_pseudo_perplexity is not None:
+        return "pseudo-perplexity", f"{record.val_pseudo_perplexity:.4g} ({record.objective})"
+    return "validation perplexity", _number(record.val_perplexity, ".4g")
 
 
 def _number(value: float | None, style: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from scaling.study.config import DataConfig
 from scaling.study.errors import DataError
+from scaling.study.specials import text_of
 from scaling.training.data.build import prepare, prepared_folder
 from scaling.training.data.tokenizers import (
     END_OF_TEXT_NAMES,
@@ -27,7 +29,12 @@ FILES = (  # what a tokenizer folder may hold
 
 
 def save_tokenizer(
-    data: DataConfig, folder: Path, *, context: int, data_hash: str | None
+    data: DataConfig,
+    folder: Path,
+    *,
+    context: int,
+    data_hash: str | None,
+    specials: Mapping[str, int] | None = None,
 ) -> int | None:
     """Write the tokenizer that a run's text was cut with.
 
@@ -36,6 +43,7 @@ def save_tokenizer(
         folder: where to write; it must exist.
         context: tokens per sequence.
         data_hash: the run's; a tokenizer trained on other text is not the run's tokenizer.
+        specials: numbers of the objective's special tokens; the tokenizer gets those it lacks.
 
     Returns:
         The number of the end-of-text token, where there is one.
@@ -54,7 +62,12 @@ def save_tokenizer(
         assert isinstance(loaded, FastTokenizer)  # only `bytes` is of another kind
         tokenizer = loaded
         _copy_files(Path(data.tokenizer).expanduser(), folder)
-    _write_files(tokenizer, folder, context)
+    own, numbers = data.tokenizer in ("bytes", "bpe"), dict(specials or {})
+    if _add_specials(tokenizer, numbers):
+        (folder / "tokenizer.json").unlink(missing_ok=True)  # a copy, which lacks them
+    if own:
+        _frame(tokenizer, numbers)
+    _write_files(tokenizer, folder, context, numbers)
     return tokenizer.end_of_text
 
 
@@ -74,6 +87,47 @@ def run_tokenizer(data: DataConfig, *, context: int, data_hash: str | None) -> T
     if data.tokenizer == "bpe":
         return _trained(data, context, data_hash)
     return load_tokenizer(data.tokenizer)
+
+
+def _add_specials(tokenizer: FastTokenizer, specials: Mapping[str, int]) -> bool:
+    """Give a tokenizer the special tokens that come behind its vocabulary; returns whether there are any.
+
+    Raises:
+        DataError: it has a token of that name already, with another number.
+    """
+    added = sorted((n, name) for name, n in specials.items() if n >= tokenizer.vocab)
+    for number, name in added:
+        text = text_of(name)
+        tokenizer.backend.add_special_tokens([text])
+        if tokenizer.backend.token_to_id(text) != number:
+            raise DataError(
+                f"data.tokenizer: has a token {text} that the run did not use as its {name}, which is number {number}. "
+                "Train with the tokenizer's own, e.g. by leaving objective.specials null."
+            )
+    return bool(added)
+
+
+def _frame(tokenizer: FastTokenizer, specials: Mapping[str, int]) -> None:
+    """Let transformers put the special tokens around a text that the objective puts there."""
+    import tokenizers as hf
+
+    names = {name: text_of(name) for name in specials}
+    if {"cls", "sep"} <= names.keys():
+        cls, sep = names["cls"], names["sep"]
+        single, pair = f"{cls} $A {sep}", f"{cls} $A {sep} $B:1 {sep}:1"
+    elif {"start", "end"} <= names.keys():
+        end = names["end"]
+        single, pair = f"$A {end}", f"$A {end} $B {end}"
+    else:
+        return
+    used = [(text, specials[name]) for name, text in names.items() if text in f"{single} {pair}"]
+    tokenizer.backend.post_processor = hf.processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=used
+    )
+
+
+# what `transformers` calls the special tokens
+_ROLES = {"mask": "mask_token", "cls": "cls_token", "sep": "sep_token", "start": "pad_token", "end": "eos_token"}  # fmt: skip
 
 
 def byte_tokenizer() -> FastTokenizer:
@@ -124,7 +178,9 @@ def _copy_files(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def _write_files(tokenizer: FastTokenizer, folder: Path, context: int) -> None:
+def _write_files(
+    tokenizer: FastTokenizer, folder: Path, context: int, specials: Mapping[str, int]
+) -> None:
     """Write `tokenizer.json`, and `tokenizer_config.json` unless the tokenizer brought its own."""
     if not (folder / "tokenizer.json").exists():
         tokenizer.backend.save(str(folder / "tokenizer.json"))
@@ -139,4 +195,10 @@ def _write_files(tokenizer: FastTokenizer, folder: Path, context: int) -> None:
     if tokenizer.end_of_text is not None:
         name = tokenizer.backend.id_to_token(tokenizer.end_of_text)
         values |= {"eos_token": name, "pad_token": name}
+    roles = {role: specials[name] for name, role in _ROLES.items() if name in specials}
+    values |= {role: tokenizer.backend.id_to_token(number) for role, number in roles.items()}
+    if specials:
+        values["padding_side"] = "right"  # positions count from a text's first token
+    if "cls" in specials:  # the halves of a pair are told apart
+        values["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
