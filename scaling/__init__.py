@@ -59,6 +59,7 @@ _NAMES = {
     "RunConfig": "scaling.study.config",
     "make_plan": "scaling.study.plan",
     "train": "scaling.training.trainer",
+    "generate": "scaling.training.writer",
     "coordinate_check": "scaling.training.coordinates",
     "attention_maps": "scaling.training.attending",
     "logit_lens": "scaling.training.lens",

@@ -109,9 +109,9 @@ def test_beams_agree_with_transformers_token_for_token(both, beams):
 def test_beams_end_texts_as_transformers_does(both):
     """An end that is likely everywhere, so that texts end at different steps."""
     model, other = both
-    lengths = set()
+    lengths, end = set(), 17
     for seed in range(6):
-        rows, end = prompts(4, 7, seed=seed), 17
+        rows = prompts(4, 7, seed=seed)
         how = Decoding(tokens=24, beams=4)
         ours = write_tokens(model, rows, how, end=end)
         how = {"max_new_tokens": 24, "num_beams": 4, "eos_token_id": end, "pad_token_id": 0}

@@ -32,6 +32,7 @@ usage: scaling VERB [SWEEP] [key=value ...]
   audit     what is wrong with a table of runs, or its claims   scaling audit runs.csv
   next      the runs that say most about a larger compute       scaling next quickstart target.flops=1e14
   auto      train, fit, choose, until an interval is narrow     scaling auto --help
+  generate  text that trained models write                      scaling generate gallery prompt="def main("
   export    a run as a Hugging Face model folder                scaling export RUN my_model
   clean     disk used; checkpoints that nobody needs any more   scaling clean quickstart
   merge     runs of other results folders into this one         scaling merge other/results
@@ -58,6 +59,7 @@ VERBS = {
     "verify": "scaling.cli.verify",
     "forecast": "scaling.cli.forecast",
     "audit": "scaling.cli.audit",
+    "generate": "scaling.cli.generate",
     "export": "scaling.cli.export",
     "clean": "scaling.cli.clean",
     "merge": "scaling.cli.merge",

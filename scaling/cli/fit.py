@@ -220,9 +220,11 @@ def save_figures(analysis: Analysis, **extra: Any) -> list[Path]:
 
 def save_report(analysis: Analysis, *, verification: Any = None) -> Path:
     """Write the report page; returns its path."""
+    from scaling.cli.gallery import make_gallery
     from scaling.present.report import write_report
 
     return write_report(
         analysis.out / "report.html", runs=analysis.runs, fit=analysis.fit, iso=analysis.iso,
         verification=verification, question=sweep_question(analysis.folder),
+        gallery=make_gallery(analysis.folder),
     )  # fmt: skip

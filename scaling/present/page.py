@@ -43,6 +43,7 @@ th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2p
 th[aria-sort=ascending] button::after { content: " \\2191"; } th[aria-sort=descending] button::after { content: " \\2193"; }
 pre, code { font: .85rem/1.5 ui-monospace, "SFMono-Regular", "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 pre { background: var(--soft); padding: .7rem .9rem; border-radius: .3rem; overflow-x: auto; }
+pre.written { margin: 0; padding: .3rem .5rem; white-space: pre-wrap; overflow-wrap: anywhere; max-width: 44rem; }
 li, #setup td { overflow-wrap: anywhere; } .sortable td { white-space: nowrap; }
 @media print { :root { color-scheme: light; --ink: #000; --muted: #444; --paper: #fff; --line: #bbb; --soft: #fff; }
   figure svg { filter: none; } body { max-width: none; padding: 0; font-size: 9.5pt; }

@@ -16,6 +16,7 @@ from scaling.analysis.frontier.envelope import Envelope
 from scaling.analysis.frontier.isoflops import IsoFlops
 from scaling.present import page
 from scaling.present.figures import CAPTIONS, draw_figures
+from scaling.present.gallery import Gallery, gallery_section
 from scaling.present.verdict import checks, floor_table, limits, verdict
 from scaling.present.verification import verification_table, verify
 from scaling.study.record import write_atomic
@@ -42,6 +43,7 @@ def write_report(
     question: str = "",
     warnings: Sequence[str] = (),
     target: float | None = None,
+    gallery: Gallery | None = None,
     **more: Any,
 ) -> Path:
     """Write the study as one self-contained HTML file that opens from disk without a network.
@@ -54,6 +56,7 @@ def write_report(
         question: what the study was to answer, in a sentence.
         warnings: sentences to show with those of the fit.
         target: a planned budget [FLOPs] to mark in the figures.
+        gallery: what the models write.
         more: what further figures show, as `draw_figures` takes it: approaches, universes (of
             `sensitivity`), backtest, learning_rates.
 
@@ -76,6 +79,7 @@ def write_report(
             runs, fit, iso, envelope=envelope, verification=held, target=target, **more
         ),
         _fit_section(fit, iso, envelope, warnings),
+        gallery_section(gallery),
         _runs_section(runs, fit),
         _setup_section(runs),
         _reproduce_section(runs, fit, name),

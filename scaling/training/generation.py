@@ -19,7 +19,7 @@ from torch import Tensor
 from scaling.study.errors import ConfigError
 from scaling.study.shape import ModelShape
 from scaling.training.data.order import draws, sequence_keys
-from scaling.training.encoder import EncoderDecoder
+from scaling.training.encoder import EncoderDecoder, find_text
 from scaling.training.model import Transformer
 from scaling.training.past import Past
 
@@ -212,17 +212,20 @@ def open_reader(
     if not isinstance(model, EncoderDecoder):
         return Reader(model, rows, cache=cache)
     assert start is not None, "an encoder-decoder's answers begin behind a token"
+    source_BS = torch.stack(rows)[:, -model.shape.source :]
     with torch.inference_mode():
-        memory_BSD = model.read(torch.stack(rows)[:, -model.shape.source :])
+        source = model.read(source_BS), find_text(source_BS, model.shape)
     begin = torch.full((1,), start, device=device)
-    return Reader(model, [begin] * len(rows), cache=cache, memory_BSD=memory_BSD)
+    return Reader(model, [begin] * len(rows), cache=cache, source=source)
 
 
 class Reader:
     """Reads rows token by token, as far back as the context reaches.
 
     Args:
-        rows: tokens of each. memory_BSD: what an encoder made of the rows' sources.
+        rows: tokens of each.
+        source: what an encoder made of the rows' sources [B, S, D], and which of their positions are
+            no padding [B, S], null: all; for a decoder both are null.
     """
 
     def __init__(
@@ -231,40 +234,43 @@ class Reader:
         rows: Sequence[Tensor],
         *,
         cache: bool = True,
-        memory_BSD: Tensor | None = None,
+        source: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> None:
-        self.model, self.cache, self.memory_BSD = model, cache, memory_BSD
-        self.room = model.shape.context if memory_BSD is None else model.shape.positions
+        self.model, self.cache, (self.memory_BSD, self.seen_BS) = model, cache, source
+        self.room = model.shape.context if source[0] is None else model.shape.positions
         self.past: Past | None = None
-        self.seen_BS, self.empty_B = _align([row[-self.room :] for row in rows])
+        self.text_BS, self.empty_B = _align([row[-self.room :] for row in rows])
 
     @property
     def device(self) -> torch.device:
-        return self.seen_BS.device
+        return self.text_BS.device
 
     def read(self) -> Tensor:
         """Read all rows from their first token on; return logits [B, V] of the next."""
         if not self.cache:
             return self._read_anew()
-        self.past = Past(self.model, len(self.seen_BS), room=self.room, memory_BSD=self.memory_BSD)
-        return self.past.read(self.model, self.seen_BS, self.empty_B)
+        source = {"memory_BSD": self.memory_BSD, "seen_BS": self.seen_BS}
+        self.past = Past(self.model, len(self.text_BS), room=self.room, **source)
+        return self.past.read(self.model, self.text_BS, self.empty_B)
 
     def add(self, tokens_B: Tensor) -> Tensor:
         """Add a token to each row; return logits [B, V] of the next."""
-        if self.seen_BS.shape[1] == self.room:
+        if self.text_BS.shape[1] == self.room:
             self._forget()
-            self.seen_BS = torch.cat([self.seen_BS, tokens_B.unsqueeze(1)], dim=1)
+            self.text_BS = torch.cat([self.text_BS, tokens_B.unsqueeze(1)], dim=1)
             return self.read()
-        self.seen_BS = torch.cat([self.seen_BS, tokens_B.unsqueeze(1)], dim=1)
+        self.text_BS = torch.cat([self.text_BS, tokens_B.unsqueeze(1)], dim=1)
         if self.past is None:
             return self._read_anew()
         return self.past.read(self.model, tokens_B.unsqueeze(1))
 
     def pick(self, rows_B: Tensor) -> None:
         """Go on with these rows, some of them perhaps several times."""
-        self.seen_BS, self.empty_B = self.seen_BS[rows_B], self.empty_B[rows_B]
+        self.text_BS, self.empty_B = self.text_BS[rows_B], self.empty_B[rows_B]
         if self.memory_BSD is not None:
             self.memory_BSD = self.memory_BSD[rows_B]
+        if self.seen_BS is not None:
+            self.seen_BS = self.seen_BS[rows_B]
         if self.past is not None:
             self.past.pick(rows_B)
 
@@ -272,20 +278,21 @@ class Reader:
         """Drop the older half of the rows that are full; the others keep what they have."""
         kept = [
             row[self.room // 2 if empty == 0 else empty :]
-            for row, empty in zip(self.seen_BS, self.empty_B.tolist(), strict=True)
+            for row, empty in zip(self.text_BS, self.empty_B.tolist(), strict=True)
         ]
-        self.seen_BS, self.empty_B = _align(kept)
+        self.text_BS, self.empty_B = _align(kept)
 
     def _read_anew(self) -> Tensor:
         """Read every row whole by the model's own forward pass, rows of one length at once."""
-        out: list[Tensor] = [self.seen_BS] * len(self.seen_BS)
+        out: list[Tensor] = [self.text_BS] * len(self.text_BS)
         empty = self.empty_B.tolist()
         for length in sorted(set(empty)):
             at = [i for i, e in enumerate(empty) if e == length]
-            tokens_BT = self.seen_BS[at, length:]
+            tokens_BT = self.text_BS[at, length:]
             if isinstance(self.model, EncoderDecoder):
                 assert self.memory_BSD is not None
-                logits_BTV = self.model.write(tokens_BT, self.memory_BSD[at])
+                seen_BS = None if self.seen_BS is None else self.seen_BS[at]
+                logits_BTV = self.model.write(tokens_BT, self.memory_BSD[at], seen_BS)
             else:
                 logits_BTV = self.model(tokens_BT)
             for i, row in zip(at, logits_BTV[:, -1], strict=True):
@@ -296,6 +303,6 @@ class Reader:
 def _align(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Let rows end together [B, S], with token 0 before the shorter ones; return how much of it [B]."""
     longest = max(len(row) for row in rows)
-    seen_BS = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0)) for row in rows])
-    lengths_B = torch.tensor([len(row) for row in rows], device=seen_BS.device)
-    return seen_BS, longest - lengths_B
+    text_BS = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0)) for row in rows])
+    lengths_B = torch.tensor([len(row) for row in rows], device=text_BS.device)
+    return text_BS, longest - lengths_B

@@ -4,7 +4,7 @@ Rows of a batch end together: a shorter one has empty slots on its left, which n
 its positions count from its own first token.
 
 Shapes in names: B rows, T new tokens, S slots in use, W slots there are, H query heads, G key-value
-heads, R query heads per key-value head, Q head size, V vocabulary.
+heads, Q head size, V vocabulary; in products N = G B, and R rows: T of each head that shares keys.
 """
 
 from __future__ import annotations
@@ -48,20 +48,29 @@ class KeyValues:
         first, last = self.past.used, self.past.used + T
         self.keys_GBWQ[:, :, first:last] = k_GBTQ
         self.values_GBWQ[:, :, first:last] = v_GBTQ
-        k_GBSQ, v_GBSQ = self.keys_GBWQ[:, :, :last], self.values_GBWQ[:, :, :last]
-        mask = self.past.mask_BTS
-        if G < H:  # heads that share keys become rows of one product
-            q_HBTQ = q_HBTQ.view(G, H // G, B, T, Q).transpose(1, 2).reshape(G, B, -1, Q)
-            mask = None if mask is None else mask.repeat(1, H // G, 1)
-        scores = torch.matmul(q_HBTQ * (Q**-0.5 if scale is None else scale), k_GBSQ.transpose(2, 3))  # fmt: skip
+        if G < H:  # heads that share keys are rows of one product
+            q_HBTQ = q_HBTQ.view(G, H // G, B, T, Q).transpose(1, 2)
+        q_NRQ = q_HBTQ.reshape(G * B, -1, Q)
+        k_NSQ, v_NSQ = (t.flatten(0, 1)[:, :last] for t in (self.keys_GBWQ, self.values_GBWQ))
+        scale = Q**-0.5 if scale is None else scale
+        added = self._added(q_NRQ, G, bias_HTS)
+        scores_NRS = torch.baddbmm(added, q_NRQ, k_NSQ.transpose(1, 2), alpha=scale)
+        y_NRQ = torch.bmm(scores_NRS.softmax(-1), v_NSQ)
+        return y_NRQ.view(G, B, H // G, T, Q).permute(1, 3, 0, 2, 4).reshape(B, T, H * Q)
+
+    def _added(self, q_NRQ: Tensor, G: int, bias_HTS: Tensor | None) -> Tensor:
+        """Return what is added to the scores: what may not be seen, and the bias by distance."""
+        mask_BTS = self.past.mask_BTS
+        if mask_BTS is None and bias_HTS is None:
+            return q_NRQ.new_zeros(1)
+        N, R, _ = q_NRQ.shape
+        added = q_NRQ.new_zeros(1)
         if bias_HTS is not None:
-            scores += bias_HTS.reshape(G, 1, -1, last).to(scores.dtype)
-        if mask is not None:
-            scores += mask
-        y = torch.matmul(scores.softmax(-1), v_GBSQ)
-        if G < H:
-            y = y.view(G, B, H // G, T, Q).transpose(1, 2).reshape(H, B, T, Q)
-        return y.permute(1, 2, 0, 3).reshape(B, T, H * Q)
+            added = bias_HTS.reshape(G, 1, R, -1)
+        if mask_BTS is not None:  # of each row, for all heads
+            added = added + mask_BTS.repeat(1, R // mask_BTS.shape[1], 1)
+        added = added.expand(G, N // G, R, added.shape[-1])
+        return added.reshape(N, R, -1).to(q_NRQ.dtype)
 
 
 class Past:
@@ -71,13 +80,20 @@ class Past:
         model: a decoder, or an encoder-decoder.
         rows: of the batch. room: most tokens it will hold.
         memory_BSD: what the encoder made of the source; null for a decoder.
+        seen_BS: which positions of the source are no padding; null: all.
     """
 
     def __init__(
-        self, model: Transformer, rows: int, *, room: int, memory_BSD: Tensor | None = None
+        self,
+        model: Transformer,
+        rows: int,
+        *,
+        room: int,
+        memory_BSD: Tensor | None = None,
+        seen_BS: Tensor | None = None,
     ) -> None:
         s, weight = model.shape, model.embedding.weight
-        self.used, self.memory_BSD = 0, memory_BSD
+        self.used, self.memory_BSD, self.seen_BS = 0, memory_BSD, seen_BS
         self.empty_B: Tensor | None = None
         self.mask_BTS: Tensor | None = None
         self.layers = [
@@ -98,9 +114,10 @@ class Past:
         x_BTD, turn = model.embed(tokens_BT, self._look(tokens_BT.shape[1]))
         T = tokens_BT.shape[1]
         bias_HTS = model.bias(self.used + T, last=T)
-        given = () if self.memory_BSD is None else (self.memory_BSD,)
+        source = () if self.memory_BSD is None else (self.memory_BSD,)
+        given = {"bias_HTT": bias_HTS} | ({"seen_BS": self.seen_BS} if source else {})
         for block, layer in zip(model.blocks, self.layers, strict=True):
-            x_BTD = block(x_BTD, turn, *given, bias_HTT=bias_HTS, past=layer)
+            x_BTD = block(x_BTD, turn, *source, **given, past=layer)
         self.used += T
         logits_BV: Tensor = model.head(model.finish(model.norm(x_BTD[:, -1])))
         return logits_BV
@@ -133,3 +150,5 @@ class Past:
             self.empty_B = self.empty_B.index_select(0, rows_B)
         if self.memory_BSD is not None:
             self.memory_BSD = self.memory_BSD.index_select(0, rows_B)
+        if self.seen_BS is not None:
+            self.seen_BS = self.seen_BS.index_select(0, rows_B)

@@ -19,9 +19,10 @@ from scaling.training.data.tokenizers import (
     Tokenizer,
     load_tokenizer,
 )
+from scaling.training.data.validation import READABLE
 
 END_OF_TEXT = END_OF_TEXT_NAMES[0]
-TEXTUAL = ("stdlib", "text", "ngram", "bilingual")  # sources whose tokens stand for text
+TEXTUAL = (*READABLE, "pairs")  # sources whose tokens stand for text
 FILES = (  # what a tokenizer folder may hold
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",

@@ -1,0 +1,187 @@
+"""What stands between a user's text and the tokens of a model: its tokenizer, its marks, its numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from scaling.study.errors import ConfigError, DataError
+from scaling.study.objective import Layout
+from scaling.study.pretrained import Pretrained, run_config
+from scaling.study.record import read_record
+from scaling.training.data.portable import open_tokenizer
+from scaling.training.data.tokenizers import Tokenizer, load_tokenizer
+from scaling.training.data.validation import READABLE
+
+# T5's name of the mark that stands for a missing span (Raffel et al. 2020, arXiv:1910.10683), as
+# transformers writes it.
+MARK = "<extra_id_{}>"
+_MARK = re.compile(r"<extra_id_(\d+)>")
+# Characters that end a decoded text while the bytes of one are not all there: at most 3 of 4.
+BROKEN, MOST_BROKEN = "\ufffd", 3
+# Tokens of which text is made again with every new one; more only once all their characters are whole.
+KEPT = 16
+
+
+class Words(Protocol):
+    """Text to tokens and back.
+
+    end: the token that ends a text. start: that which an encoder-decoder's answers begin behind.
+    """
+
+    end: int | None
+    start: int | None
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the tokens of a prompt, one at least."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens; what is no whole character is replaced."""
+        ...
+
+
+class TextWords:
+    """A tokenizer's."""
+
+    start: int | None = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.end = tokenizer, tokenizer.end_of_text
+
+    def encode(self, text: str) -> np.ndarray:
+        tokens = np.asarray(self.tokenizer.encode([text])[0], np.int64)
+        if len(tokens):
+            return tokens
+        if self.end is None:
+            raise ConfigError("prompt: empty, and the tokenizer has no token that a text begins behind. Give some words.")  # fmt: skip
+        return np.array([self.end])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(np.asarray(tokens, np.int64)) if len(tokens) else ""
+
+
+class SymbolWords:
+    """Numbers, for sources whose symbols stand for no text."""
+
+    end: int | None = None
+    start: int | None = None
+
+    def __init__(self, vocab: int) -> None:
+        self.vocab = vocab
+
+    def encode(self, text: str) -> np.ndarray:
+        words = text.split()
+        wrong = [w for w in words if not (w.isdecimal() and int(w) < self.vocab)]
+        if wrong or not words:
+            raise ConfigError(
+                f"prompt: the run's symbols stand for no text; give numbers below {self.vocab}, e.g. prompt='3 17 4'; "
+                f"got {wrong[0] if wrong else 'nothing'}."
+            )
+        return np.array(words, np.int64)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return "".join(f"{t} " for t in tokens)
+
+
+class MarkedWords:
+    """Those of span corruption: what a source lacks is a mark, and the answer says what stood there.
+
+    A source without a mark gets one behind it, so that it is continued.
+    """
+
+    def __init__(self, plain: TextWords | SymbolWords, layout: Layout, vocab: int) -> None:
+        self.plain, self.first = plain, layout.special("span_0", vocab)
+        self.start: int | None = layout.special("start", vocab)
+        self.end: int | None = layout.special("end", vocab)
+        self.marks = sum(name.startswith("span_") for name in layout.specials)
+
+    def encode(self, text: str) -> np.ndarray:
+        parts = _MARK.split(text if _MARK.search(text) else text + MARK.format(0))
+        tokens: list[int] = []
+        for place, part in enumerate(parts):  # text, number of a mark, text, ...
+            if place % 2:
+                tokens.append(self.first + self._number(part))
+            elif part.strip() or (part and isinstance(self.plain, TextWords)):
+                tokens += self.plain.encode(part).tolist()
+        assert self.end is not None
+        return np.array([*tokens, self.end])
+
+    def _number(self, text: str) -> int:
+        if int(text) >= self.marks:
+            raise ConfigError(f"prompt: {MARK.format(text)} is beyond the run's {self.marks} marks. Number them from {MARK.format(0)}.")  # fmt: skip
+        return int(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        text, plain = "", []
+        for token in tokens:
+            if token < self.first:
+                plain.append(token)
+                continue
+            text += self.plain.decode(plain) + MARK.format(token - self.first)
+            plain = []
+        return text + self.plain.decode(plain)
+
+
+def open_words(source: Pretrained) -> Words:
+    """Return the words of a run, or of a Hugging Face folder.
+
+    Raises:
+        DataError: its tokenizer cannot be had any more, or there is none.
+    """
+    if source.kind == "hub":
+        if not (source.folder / "tokenizer.json").is_file():
+            raise DataError(f"{source.folder / 'tokenizer.json'}: not there. Save the tokenizer beside the model with save_pretrained.")  # fmt: skip
+        return TextWords(load_tokenizer(str(source.folder)))
+    return _run_words(source.folder)
+
+
+def _run_words(folder: Path) -> Words:
+    from scaling.study.objective import find_layout
+
+    config, record = run_config(folder), read_record(folder)
+    layout = find_layout(config.objective, config.model)
+    words: TextWords | SymbolWords
+    if config.data.source in READABLE:
+        words = TextWords(
+            open_tokenizer(config.data, context=config.model.context, data_hash=record.data_hash)
+        )
+    else:
+        words = SymbolWords(config.data.vocab)
+    if layout.objective == "span_corruption":
+        return MarkedWords(words, layout, config.data.vocab)
+    return words
+
+
+class Speller:
+    """Text of tokens that come one by one; the bytes of a character wait until it is whole.
+
+    Args:
+        words: of the model. before: the tokens of the prompt; some tokenizers write a word's first
+            token with a space only if something stands before it.
+    """
+
+    def __init__(self, words: Words, before: Sequence[int] = ()) -> None:
+        self.words, self.tokens = words, list(before[-KEPT:])
+        self.shown = len(words.decode(self.tokens))
+
+    def add(self, token: int) -> str:
+        """Return the text that is whole with this token, and was not before."""
+        self.tokens.append(token)
+        text = self.words.decode(self.tokens)
+        whole = len(text)
+        while whole > 0 and len(text) - whole < MOST_BROKEN and text[whole - 1] == BROKEN:
+            whole -= 1
+        piece, self.shown = text[self.shown : whole], max(self.shown, whole)
+        if whole == len(text) and len(self.tokens) >= 4 * KEPT:
+            self.tokens = self.tokens[-KEPT:]
+            self.shown = len(self.words.decode(self.tokens))
+        return piece
+
+    def finish(self) -> str:
+        """Return what is left: the replacement of a character that never became whole."""
+        return self.words.decode(self.tokens)[self.shown :]
