@@ -27,6 +27,7 @@ than the model's context: when that is full, its older half is forgotten.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ def run_generate(arguments: Sequence[str]) -> int:
 
     how = Decoding(**request.how)  # a mistake in it costs no loading
     several = len(folders) > 1
-    if isinstance(errors := getattr(sys.stdout, "errors", None), str) and errors == "strict":
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no Chinese
     for number, folder in enumerate(folders):
         writer = open_writer(folder, device=request.device)
         if several or request.samples > 1:
@@ -160,8 +161,7 @@ def heading(writer: Writer) -> str:
 
 def _print_texts(writer: Writer, request: Request, how: Any) -> None:
     """Print prompt and continuation as they come; several samples one after another."""
-    shows_prompt = writer.words.start is None  # an encoder-decoder's answer stands alone
-    before = request.prompt if shows_prompt else ""
+    before = request.prompt if writer.continues else ""
     if request.samples == 1:
         _show([before], end="")
         _show(writer.stream(request.prompt, how))

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from scaling.study.errors import ConfigError, DataError
-from scaling.study.objective import Layout
+from scaling.study.objective import Layout, find_layout
 from scaling.study.pretrained import Pretrained, run_config
 from scaling.study.record import read_record
 from scaling.training.data.portable import open_tokenizer
@@ -89,42 +89,56 @@ class SymbolWords:
 
 
 class MarkedWords:
-    """Those of span corruption: what a source lacks is a mark, and the answer says what stood there.
+    """Those of objectives with special tokens.
 
-    A source without a mark gets one behind it, so that it is continued.
+    Span corruption: what a source lacks is a mark, and the answer says what stood there; a source
+    without a mark gets one behind it, so that it is continued. Pairs: the text is read, and what
+    belongs to it is written, or its label told.
     """
 
-    def __init__(self, plain: TextWords | SymbolWords, layout: Layout, vocab: int) -> None:
-        self.plain, self.first = plain, layout.special("span_0", vocab)
-        self.start: int | None = layout.special("start", vocab)
-        self.end: int | None = layout.special("end", vocab)
-        self.marks = sum(name.startswith("span_") for name in layout.specials)
+    def __init__(
+        self, plain: TextWords | SymbolWords, layout: Layout, *, vocab: int, kind: str
+    ) -> None:
+        numbers = layout.numbers(vocab)
+        self.plain, self.numbers, self.spans = plain, numbers, layout.objective == "span_corruption"
+        self.start: int | None = numbers.get("start")
+        self.end: int | None = numbers.get("end")
+        self.behind = [numbers["sep"]] if kind == "decoder" else []
+        if self.spans:
+            self.behind = [numbers["end"]]
+        self.marks = sum(name.startswith("span_") for name in numbers)
+        self.texts = {number: _shown(name) for name, number in numbers.items()}
 
     def encode(self, text: str) -> np.ndarray:
-        parts = _MARK.split(text if _MARK.search(text) else text + MARK.format(0))
+        if self.spans and not _MARK.search(text):
+            text += MARK.format(0)
         tokens: list[int] = []
-        for place, part in enumerate(parts):  # text, number of a mark, text, ...
-            if place % 2:
-                tokens.append(self.first + self._number(part))
-            elif part.strip() or (part and isinstance(self.plain, TextWords)):
+        for place, part in enumerate(_MARK.split(text) if self.spans else [text]):
+            if place % 2:  # text, number of a mark, text, ...
+                tokens.append(self._number(part))
+            elif part if isinstance(self.plain, TextWords) else part.strip():
                 tokens += self.plain.encode(part).tolist()
-        assert self.end is not None
-        return np.array([*tokens, self.end])
+        return np.array([*tokens, *self.behind], np.int64)
 
     def _number(self, text: str) -> int:
         if int(text) >= self.marks:
             raise ConfigError(f"prompt: {MARK.format(text)} is beyond the run's {self.marks} marks. Number them from {MARK.format(0)}.")  # fmt: skip
-        return int(text)
+        return self.numbers[f"span_{int(text)}"]
 
     def decode(self, tokens: Sequence[int]) -> str:
         text, plain = "", []
         for token in tokens:
-            if token < self.first:
+            if token not in self.texts:
                 plain.append(token)
                 continue
-            text += self.plain.decode(plain) + MARK.format(token - self.first)
+            text += self.plain.decode(plain) + self.texts[token]
             plain = []
         return text + self.plain.decode(plain)
+
+
+def _shown(name: str) -> str:
+    """Return how a special token is written in text."""
+    return MARK.format(name[5:]) if name.startswith("span_") else f"<{name}>"
 
 
 def open_words(source: Pretrained) -> Words:
@@ -141,20 +155,18 @@ def open_words(source: Pretrained) -> Words:
 
 
 def _run_words(folder: Path) -> Words:
-    from scaling.study.objective import find_layout
-
     config, record = run_config(folder), read_record(folder)
-    layout = find_layout(config.objective, config.model)
+    layout = find_layout(config.objective, config.model, config.data)
     words: TextWords | SymbolWords
-    if config.data.source in READABLE:
+    if config.data.source in (*READABLE, "pairs"):
         words = TextWords(
             open_tokenizer(config.data, context=config.model.context, data_hash=record.data_hash)
         )
     else:
         words = SymbolWords(config.data.vocab)
-    if layout.objective == "span_corruption":
-        return MarkedWords(words, layout, config.data.vocab)
-    return words
+    if layout.objective == "next_token":
+        return words
+    return MarkedWords(words, layout, vocab=config.data.vocab, kind=config.model.kind)
 
 
 class Speller:

@@ -17,7 +17,7 @@ from scaling.training.checkpoint import copy_parameters
 from scaling.training.generation import NONE, Decoding, stream_tokens, write_tokens
 from scaling.training.huggingface import load_pretrained
 from scaling.training.model import Transformer, build_model
-from scaling.training.words import Speller, Words, open_words
+from scaling.training.words import Speller, SymbolWords, TextWords, Words, open_words
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,14 @@ class Writer:
         if rest := speller.finish():
             yield rest
 
+    @property
+    def continues(self) -> bool:
+        """Whether what is written goes on from the prompt; else it is an answer to it."""
+        return isinstance(self.words, TextWords | SymbolWords)
+
     def _before(self, given: np.ndarray) -> list[int]:
         """Return the tokens that stand before the first one written, as text shows them."""
-        return given[given != self.words.end].tolist() if self.words.start is None else []
+        return given[given != self.words.end].tolist() if self.continues else []
 
 
 def open_writer(folder: str | Path | Pretrained, *, device: str = "auto") -> Writer:
