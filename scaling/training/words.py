@@ -13,9 +13,8 @@ from scaling.study.errors import ConfigError, DataError
 from scaling.study.objective import Layout, find_layout
 from scaling.study.pretrained import Pretrained, run_config
 from scaling.study.record import read_record
-from scaling.training.data.portable import open_tokenizer
+from scaling.training.data.portable import run_tokenizer
 from scaling.training.data.tokenizers import Tokenizer, load_tokenizer
-from scaling.training.data.validation import READABLE
 
 # T5's name of the mark that stands for a missing span (Raffel et al. 2020, arXiv:1910.10683), as
 # transformers writes it.
@@ -157,13 +156,8 @@ def open_words(source: Pretrained) -> Words:
 def _run_words(folder: Path) -> Words:
     config, record = run_config(folder), read_record(folder)
     layout = find_layout(config.objective, config.model, config.data)
-    words: TextWords | SymbolWords
-    if config.data.source in (*READABLE, "pairs"):
-        words = TextWords(
-            open_tokenizer(config.data, context=config.model.context, data_hash=record.data_hash)
-        )
-    else:
-        words = SymbolWords(config.data.vocab)
+    tokenizer = run_tokenizer(config.data, context=config.model.context, data_hash=record.data_hash)
+    words = SymbolWords(config.data.vocab) if tokenizer is None else TextWords(tokenizer)
     if layout.objective == "next_token":
         return words
     return MarkedWords(words, layout, vocab=config.data.vocab, kind=config.model.kind)
