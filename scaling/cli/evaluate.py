@@ -11,12 +11,20 @@ command can be repeated. Scores go to `val_sets` of run.json, and are columns of
 
   scaling fit quickstart loss=val_loss_zh              nats/token; also val_se_zh, val_bpb_zh
 
+What runs are judged by beside their loss (accuracy, F1, BLEU, ROUGE: by their objective) is taken at their
+end; again, or for the first time, by measures=true. choices.NAME=FILE.jsonl asks multiple-choice questions,
+{"question": "...", "choices": ["...", "..."], "answer": 0} in each line, of decoders trained on text:
+
+  scaling evaluate translate measures=true                             bleu, chrf, rouge_1 ... as columns
+  scaling evaluate quickstart choices.quiz=quiz.jsonl                  quiz_accuracy, quiz_accuracy_norm
+
 Other keys: data.cache, train.device, train.threads, results.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,17 +49,54 @@ def run_evaluate(arguments: Sequence[str]) -> int:
         raise ConfigError(
             "name a run's folder or a sweep, e.g. `scaling evaluate quickstart data.validation.zh=zh.txt`."
         )
-    sets, options = read_options(rest)
+    asked, rest = take_judging(rest)
+    sets, options = read_options(rest, needed=asked is None)
     folders = find_runs(name, Path(str(options.pop("results", "results"))))
-    scored, problems = _score_all(folders, sets, options)
-    print(describe_scores(scored, list(sets)))
+    scored, problems = _score_all(folders, sets, options, asked)
+    print(describe_scores(scored, list(sets)) if sets else describe_measures(scored))
     for problem in problems:
         print(problem)
     return int(bool(problems))
 
 
-def read_options(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
+def take_judging(arguments: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
+    """Return what runs are judged by, and the other arguments.
+
+    Returns:
+        Files of questions by name, empty for the measures of the runs' own objectives; null: nothing is asked.
+    """
+    rest, files, own = [], {}, False
+    for argument in arguments:
+        key, _, text = argument.lstrip("+").partition("=")
+        if key.startswith("choices."):
+            files[key.removeprefix("choices.")] = text.strip("'\"")
+        elif key == "measures" and text in ("true", "false"):
+            own = text == "true"
+        else:
+            rest.append(argument)
+    if own and files:
+        raise ConfigError("measures, choices: are taken one after the other. Leave one out.")
+    check_names(files)
+    return (files if own or files else None), rest
+
+
+def check_names(files: Mapping[str, str]) -> None:
+    """Refuse names of question files that make no column."""
+    for name, path in files.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not path:
+            raise ConfigError(
+                f"choices.{name}={path}: becomes the column {name}_accuracy. Write choices.NAME=FILE.jsonl with a name of "
+                "letters a to z, digits, _ and -; the path may hold any script."
+            )
+
+
+def read_options(
+    arguments: Sequence[str], *, needed: bool = True
+) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the sets and the other keys of a command line.
+
+    Args:
+        needed: whether there must be a set.
 
     Raises:
         ConfigError: no set is named, or a key that does not belong here.
@@ -70,7 +115,7 @@ def read_options(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, An
             raise ConfigError(
                 f"{key}: is no key of evaluate.{did_you_mean(key, [*KEYS, SETS])} It takes {SETS}.NAME=TEXT, {', '.join(KEYS)}."
             )
-    if not sets:
+    if not sets and needed:
         raise ConfigError(f"name at least one text to score: {SETS}.NAME=TEXT, e.g. {SETS}.zh=zh.txt.")  # fmt: skip
     check_set_names(sets)
     return sets, options
@@ -123,11 +168,14 @@ def _quoted(text: str) -> str:
 
 
 def _score_all(
-    folders: Sequence[Path], sets: Mapping[str, str], options: Mapping[str, Any]
+    folders: Sequence[Path],
+    sets: Mapping[str, str],
+    options: Mapping[str, Any],
+    asked: Mapping[str, str] | None = None,
 ) -> tuple[list[RunRecord], list[str]]:
     """Score run after run behind a progress bar; one that cannot be scored does not stop the rest."""
     from scaling.cli.progress import progress_bar
-    from scaling.training.rescore import score_run
+    from scaling.training.rescore import judge_run, score_run
 
     tokens, text_key = options.get("data.val_tokens"), options.get("data.text_key")
     changes = {k: v for k, v in options.items() if k not in ("data.val_tokens", "data.text_key")}
@@ -138,9 +186,13 @@ def _score_all(
         task = bar.add_task("scoring", total=len(folders))
         for folder in folders:
             try:
-                scored.append(
-                    score_run(folder, sets, tokens=number, text_key=text_key, changes=changes)
-                )
+                if asked is not None:
+                    record = judge_run(folder, choices=asked or None, changes=changes)
+                if sets:
+                    record = score_run(
+                        folder, sets, tokens=number, text_key=text_key, changes=changes
+                    )
+                scored.append(record)
             except ConfigError:
                 raise  # the same for every run
             except ScalingError as error:
@@ -149,6 +201,20 @@ def _score_all(
     if not scored:
         raise RecordError(problems[0])
     return scored, problems
+
+
+def describe_measures(records: Sequence[RunRecord]) -> Table:
+    """Return a table of what runs are judged by beside their loss."""
+    names = list(dict.fromkeys(name for r in records for name in r.measures or {}))
+    rows = []
+    for r in records:
+        found = [(r.measures or {}).get(name) for name in names]
+        cells = ["-" if m is None else _with_error(m["value"], m["se"], None) for m in found]
+        rows.append([r.run_id, format_quantity(r.params_non_embedding), format_quantity(r.tokens), _with_error(r.val_loss, r.val_loss_se, None), *cells])  # fmt: skip
+    note = "± standard error. BLEU and chrF of 100, the others of 1; more is better."
+    if not names:
+        note = "Nothing but the loss: decoders trained on plain text are asked by choices.NAME=FILE.jsonl."
+    return Table(["run", "N", "D", "val_loss", *names], rows, note=note)
 
 
 def describe_scores(records: Sequence[RunRecord], names: Sequence[str]) -> Table:

@@ -40,7 +40,6 @@ from scaling.cli.analyse import (
 )
 from scaling.cli.compose import compose_fit
 from scaling.study.config import FitConfig, Key, config_keys
-from scaling.study.errors import FitError
 from scaling.study.table import Table
 from scaling.study.units import format_flops
 
@@ -191,11 +190,8 @@ def _held_out(analysis: Analysis, held: Any) -> Table:
     import numpy as np
 
     fit = analysis.fit
-    if not set(fit.law.inputs) <= {"N", "D", "C", "M"}:
-        raise FitError(
-            f"holdout_above: law {fit.law.name} reads more than N, D and C; use scaling.compare in Python."
-        )
-    p = fit.predict(N=held.N, D=held.D)
+    own = {k: held.column(fit.law.columns.get(k, k)) for k in fit.law.inputs if k not in "NDCM"}
+    p = fit.predict(**own) if own else fit.predict(N=held.N, D=held.D)
     error = np.asarray(p.loss) / held.L - 1.0
     inside = int(p.contains(held.L).sum())
     rows = [

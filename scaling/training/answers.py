@@ -35,6 +35,7 @@ class Answers:
     context: int
     vocab: int
     hides = False  # no part of the text is hidden
+    pairs = False  # nor judged to follow another
 
     @property
     def writes(self) -> bool:

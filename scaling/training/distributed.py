@@ -51,6 +51,10 @@ class DistributedLearner:
         """Return a module that scores sequences, each process its rows of them."""
         return Scorer(self.part)
 
+    def plain(self, slot: int) -> nn.Module:
+        """Return the first process's model, to be looked into; under FSDP it has a share of it only."""
+        return Scorer(self.part) if self.part.sharded else self.part.model
+
     def tensors(self, slot: int) -> dict[str, Tensor]:
         """Return all that a checkpoint holds, whole and under plain names; see `Learner`."""
         if not self.part.sharded:  # every process has all of it

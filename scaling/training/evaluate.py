@@ -90,7 +90,11 @@ def evaluate(
             with autocast():
                 loss_BT = model(x, y, reduction="none")
             if objective is not None:  # a sequence is the place of all that is predicted in it
-                scored.add_some(first, loss_BT.double().cpu().numpy(), targets != IGNORE)
+                counted = targets != IGNORE
+                counted[
+                    :, 0
+                ] &= not objective.pairs  # a judgement is no token, and has no loss here
+                scored.add_some(first, loss_BT.double().cpu().numpy(), counted)
                 continue
             place_BT = np.asarray(first)[:, None] + np.arange(inputs.shape[1])
             scored.add(place_BT, loss_BT.double().cpu().numpy())

@@ -139,6 +139,10 @@ class Learner:
         """Return the model in a slot, to be called as module(x, y, reduction="none")."""
         return self.model
 
+    def plain(self, slot: int) -> nn.Module:
+        """Return the model in a slot, to be looked into; what no process has whole is no Transformer."""
+        return self.model
+
     def tensors(self, slot: int) -> dict[str, Tensor]:
         """Return all that a checkpoint holds of a slot: `model.NAME` and `optim.KEY.NAME`."""
         tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters()}

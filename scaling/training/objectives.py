@@ -111,7 +111,7 @@ class SpanCorruption:
     Source: Raffel et al. 2020, arXiv:1910.10683, section 3.1.4.
     """
 
-    hides = True
+    hides, pairs = True, False
 
     def __init__(
         self, config: ObjectiveConfig, layout: Layout, *, context: int, vocab: int

@@ -11,15 +11,17 @@ import yaml
 
 from scaling.study.config import RunConfig
 from scaling.study.errors import ConfigError, DataError, RecordError
-from scaling.study.plan import make_plan
+from scaling.study.plan import RunPlan, make_plan
 from scaling.study.record import RunRecord, read_record, write_record
 from scaling.training.checkpoint import load_weights
+from scaling.training.choices import read_questions, score_choices
 from scaling.training.claim import Claim
 from scaling.training.data import HeldOut, describe, prepare, prepared_folder
-from scaling.training.data.validation import check_sets, prepare_sets
-from scaling.training.device import choose_engine
+from scaling.training.data.validation import READABLE, check_sets, prepare_sets
+from scaling.training.device import Engine, choose_engine
 from scaling.training.evaluate import evaluate_sets
-from scaling.training.model import build_model
+from scaling.training.measures import find_tokenizer, take_measures
+from scaling.training.model import Transformer, build_model
 from scaling.training.objectives import build_objective
 
 
@@ -63,6 +65,53 @@ def score_run(
     with Claim(folder):  # nobody else writes it between reading and writing
         record = _finished(folder)
         record = record.replace(val_sets={**(record.val_sets or {}), **scores})
+        write_record(folder, record)
+    return record
+
+
+def judge_run(
+    folder: str | Path,
+    *,
+    choices: Mapping[str, str] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> RunRecord:
+    """Take the measures of a finished run's objective on its held-out text, and return its renewed record.
+
+    Args:
+        folder: the run's, with its kept weights.
+        choices: {name: .jsonl file} of multiple-choice questions, which become the measures
+            NAME_accuracy and NAME_accuracy_norm; null: the measures of the objective.
+        changes: other keys that are no part of the run's numbers.
+
+    Raises:
+        MissingScores: a library that scores texts is not installed.
+        ConfigError, and the errors of `score_run`.
+    """
+    folder = Path(folder)
+    record, config = _finished(folder), read_config(folder).replace(**(changes or {}))
+    config = config.replace(**{"train.compile": False})
+    plan, engine, model = _load(config, folder)
+    found: dict[str, dict] = {}
+    if choices is None:
+        data = prepare(config.data, context=config.model.context)
+        if data.data_hash != record.data_hash:
+            raise DataError(
+                f"{folder}: its held-out text is not there any more (tokens {record.data_hash}, now {data.data_hash}). "
+                "Bring the text back, or train the run again."
+            )
+        found = take_measures(model, data, plan, autocast=engine.autocast)
+    for name, path in (choices or {}).items():
+        questions = read_questions(path)
+        if config.data.source not in READABLE:
+            raise ConfigError(
+                f"{folder}: data.source={config.data.source} is no text, so no question can be asked. Take a run of text."
+            )
+        with engine.autocast():
+            scores = score_choices(model, questions, plan, find_tokenizer(config.data))
+        found |= {f"{name}_{measure}": value for measure, value in scores.items()}
+    with Claim(folder):  # nobody else writes it between reading and writing
+        record = _finished(folder)
+        record = record.replace(measures={**(record.measures or {}), **found} or None)
         write_record(folder, record)
     return record
 
@@ -123,11 +172,16 @@ def _has(record: RunRecord, held_out: HeldOut) -> bool:
     return scored is not None and scored.get("data_hash") == held_out.data_hash
 
 
-def _score(config: RunConfig, folder: Path, sets: list[HeldOut]) -> dict[str, dict[str, Any]]:
+def _load(config: RunConfig, folder: Path) -> tuple[RunPlan, Engine, Transformer]:
     plan = make_plan(config)
     engine = choose_engine(plan.shape, batch_seqs=1, train=config.train)
     model = build_model(plan.shape, attention=engine.attention).to(engine.device)
     load_weights(folder, model)
+    return plan, engine, model
+
+
+def _score(config: RunConfig, folder: Path, sets: list[HeldOut]) -> dict[str, dict[str, Any]]:
+    plan, engine, model = _load(config, folder)
     return evaluate_sets(
         model, sets, context=plan.shape.context, objective=build_objective(plan), autocast=engine.autocast
     )  # fmt: skip

@@ -126,6 +126,10 @@ class StackedLearner:
         """Return the plain model of a slot, to be called as module(x, y, reduction="none")."""
         return self.learners[slot].module(0)
 
+    def plain(self, slot: int) -> nn.Module:
+        """Return the plain model of a slot, to be looked into."""
+        return self.learners[slot].plain(0)
+
     def tensors(self, slot: int) -> dict[str, Tensor]:
         """Return all that a checkpoint holds of a slot, under the names of a plain learner."""
         return self.learners[slot].tensors(0)

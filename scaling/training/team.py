@@ -23,6 +23,7 @@ from scaling.training.evaluate import Evaluation, evaluate, evaluate_sets
 from scaling.training.huggingface import starting_tensors
 from scaling.training.learner import Learner
 from scaling.training.member import Member
+from scaling.training.scores import MissingScores
 from scaling.training.stack import StackedLearner
 
 Slot = list[Member]  # members that share weights; the first is the one that goes on longest
@@ -145,6 +146,7 @@ class Team:
                 else:
                     self._validate(number, [member])
                     self._score_sets(number, member)
+                    self._take_measures(number, member)
                     member.finish(self._scores[number], self.learner.tensors(number))
 
     def _take_step(self) -> list[Tensor]:
@@ -231,6 +233,25 @@ class Team:
             )
         self._lap(training=False)
         member.write_sets(values)
+
+    def _take_measures(self, number: int, member: Member) -> None:
+        """Judge a run that has reached its end by more than its loss, where it learned more than text."""
+        if member.objective is None:
+            return
+        from scaling.training.measures import take_measures
+
+        try:
+            with self.prompt():
+                found = take_measures(
+                    self.learner.plain(number),
+                    member.data,
+                    member.plan,
+                    autocast=self.engine.autocast,
+                )
+            member.book.refresh(measures={**(member.book.record.measures or {}), **found} or None)
+        except MissingScores as error:
+            member.book.warn(str(error))
+        self._lap(training=False)
 
     def _let_go(self) -> None:
         """Send off the members whose own cooldown begins; they go on alone later."""

@@ -145,6 +145,9 @@ class Runs:
     def column(self, name: str) -> np.ndarray:
         """Return one value per fit run: N, D, C, L or M = D/N in these conventions, else a column.
 
+        The column that links from a loss to a measure read, `proxy_loss`, is val_loss where the runs
+        have none of that name and a measure is what is fitted.
+
         Raises:
             FitError: no such column, or a value in it that is not a finite number.
         """
@@ -152,6 +155,8 @@ class Runs:
             return self.fit_rows[name].to_numpy(float)
         if name == "M":
             return self.D / self.N
+        if name == "proxy_loss" and name not in self.fit_rows and self.loss != "val_loss":
+            name = "val_loss"
         if name not in self.fit_rows:
             have = ", ".join(map(str, self.table.columns[self.table.notna().any()][:30]))
             raise FitError(

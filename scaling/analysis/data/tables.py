@@ -82,7 +82,8 @@ def read_folder(root: Path) -> tuple[pd.DataFrame, list[Problem]]:
             f"{root}: no readable run.json below it.{why} Train a sweep into it first, or name another folder."
         )
     names = dict.fromkeys([*(f.name for f in dataclasses.fields(RunRecord)), "folder"])
-    sets = dict.fromkeys(k for row in rows if row["val_sets"] for k in row if k not in names)
+    more = (row for row in rows if row["val_sets"] or row["measures"])
+    sets = dict.fromkeys(k for row in more for k in row if k not in names)
     del names["folder"]
     return pd.DataFrame(rows, columns=[*names, *sets, "folder"]), problems
 

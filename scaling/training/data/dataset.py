@@ -16,9 +16,14 @@ class Objective(Protocol):
     """Lays out windows of a token store; see `scaling.training.objectives`.
 
     hides: whether parts of a text are predicted from what is on both sides of them.
+    pairs: whether the first target of a window is a judgement and no token.
     """
 
-    hides: bool
+    @property
+    def hides(self) -> bool: ...
+
+    @property
+    def pairs(self) -> bool: ...
 
     def make(
         self, store: TokenStore, starts: np.ndarray, keys: np.ndarray
