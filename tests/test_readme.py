@@ -13,8 +13,10 @@ from small_run import small_plan
 
 from scaling.analysis.data.simulation import isoflop_grid, simulate
 from scaling.analysis.laws import CHINCHILLA
-from scaling.cli import main
+from scaling.cli import main, split_sweep
+from scaling.cli.auto import Question, split_keys
 from scaling.cli.compose import compose_fit
+from scaling.cli.growing import FEWEST, start_growing
 from scaling.training.export import export_run
 from scaling.training.trainer import train_together
 
@@ -25,6 +27,7 @@ SAMPLE = ROOT / "results" / "sample"
 
 CHEAP = ("plan", "status", "fit", "plot", "report", "next", "keys")  # run; the others train
 READERS = ("fit", "plot", "report", "next", "audit", "noise")  # these need the sweep's results
+KEEPERS = ("clean", "merge", "bundle")
 WEIGHTS = ("export", "evaluate")  # these need a run's kept weights
 QUICK = ["laws=chinchilla", "objectives=huber_log", "outliers=none"]  # a small audit
 
@@ -36,8 +39,8 @@ def blocks(path, language):
 def commands():
     """Every line of every sh block once, as a list of words without its comment."""
     lines = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
-    words = [tuple(shlex.split(line, comments=True)) for line in lines]
-    return sorted({w for w in words if w})
+    words = [shlex.split(line.split(" > ")[0], comments=True) for line in lines]
+    return sorted({tuple(w for w in some if w not in ("...", "&")) for some in words if some})
 
 
 EPOCH = CHINCHILLA.published_set("epoch").params
@@ -77,6 +80,21 @@ def trained(tmp_path_factory):
     train_together(plans)
     export_run(plans[0].folder, folder / "my_model")
     return folder, plans[0]
+
+
+def keep(arguments):
+    """Run a command of housekeeping; what comes from elsewhere is a copy of the sample."""
+    theirs = {"/mnt/cluster/results": str(SAMPLE.parent)}
+    assert main([theirs.get(a, a) for a in arguments]) == 0
+
+
+def ask(arguments):
+    """Compose what `scaling auto` would begin with, and check what it is asked."""
+    name, rest = split_sweep(arguments[1:])
+    of_fit, of_training = split_keys(rest)
+    question = Question.from_config(compose_fit(name, of_fit))
+    growing = start_growing(name, of_training, flops=question.total, question="?", results=Path())
+    assert len(growing.first) >= FEWEST
 
 
 def run_on_weights(arguments, folder, plan):
@@ -121,8 +139,15 @@ def test_command_runs_or_at_least_composes(arguments, workplace, trained, capsys
     ):
         assert compose_fit(arguments[1], arguments[2:]).sweep == arguments[1]
         return
-    if asks_only or verb == "keys" or verb == "status":
-        assert main(arguments) == 0
+    if verb == "auto" and not asks_only:
+        return ask(arguments)
+    if verb == "merge" and arguments[1].endswith(".zip"):
+        assert main(["bundle", "sample", arguments[1]]) == 0
+    if asks_only or verb in ("keys", "status"):
+        # the sample is no record of today's quickstart, whose end would be waited for
+        assert main([a for a in arguments if a != "--watch"]) == 0
+    elif verb in KEEPERS:
+        keep(arguments)
     elif verb in READERS:
         few = [] if verb == "noise" else ["resamples=50", *(QUICK if verb == "audit" else [])]
         assert main([*arguments, *few]) == 0  # the numbers are tested elsewhere
@@ -133,7 +158,10 @@ def test_command_runs_or_at_least_composes(arguments, workplace, trained, capsys
 
 @pytest.mark.parametrize("words", OTHER, ids=" ".join)
 def test_other_command_has_what_it_names(words):
-    if words[0] == "make":
+    if words[0] == "python":
+        assert (ROOT / words[2].replace(".", "/")).with_suffix(".py").exists()
+    elif words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     else:
-        assert words[0] in ("torchrun", "srun") or words[:2] == ["pip", "install"]
+        known = ("torchrun", "srun", "scancel", "ray", "SCALING_JOBS=6")
+        assert words[0] in known or words[:2] == ["pip", "install"]
