@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import scaling as sl
-from scaling.analysis.fits.disparity import SAME, judge
+from scaling.analysis.fits.disparity import SAME, judge, path
 from scaling.cli import main
 from scaling.study.errors import FitError
 
@@ -53,7 +53,7 @@ def test_verdicts_are_the_known_ones(found):
 
 
 def test_intervals_hold_the_true_gaps(found):
-    best = found.base.optimal([found.now, found.target])
+    best = path(found.runs, np.array([found.now, found.target]))
     for row in found.table.to_dict("records"):
         for name, N, D in zip(("now", "target"), best["N"], best["D"], strict=True):
             true = _loss(GROUPS[row["group"]], N, D) - _loss(BASE, N, D)
@@ -128,3 +128,14 @@ def test_command_prints_verdicts_and_writes_table_and_figure(tmp_path, capsys, m
     assert "stay - en" in said and "stays" in said and "bits/byte" in said
     assert pd.read_csv("mine/gaps.csv")["verdict"].tolist() == ["stays"]
     assert {p.name for p in (tmp_path / "mine/figures").iterdir()} == {"gaps.png", "gaps.csv"}
+
+
+def test_law_that_misses_the_measured_gap_says_nothing_beyond():
+    """A group that is learnt all at once has no power law; the verdict must not read one."""
+    table = _table(("en", "stay"))
+    late = table["tokens"] > 5e7
+    for column in ("val_bpb_stay", "val_loss_stay"):
+        table.loc[~late, column] *= 2.0
+    found = sl.gaps(sl.load(table), reference="en", resamples=100)
+    assert found.verdict("stay") == "law misses it"
+    assert "nothing is said" in found.summary().text()

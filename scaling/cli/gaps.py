@@ -10,7 +10,8 @@
 Groups are a column of your documents (data.group_key=language), the languages of data.source=bilingual,
 or sets of data.validation. measure: bpb, bpc, loss (nats/token), excess (nats/token above the true
 source), or the beginning of other columns. Verdict at target.flops (10 times the largest compute unless
-given): closes, stays, widens, reverses, opens, no gap, or not identified.
+given): closes, stays, widens, reverses, opens, no gap, not identified, or law misses it (its gap at
+the largest run is not the measured one).
 Writes gaps.csv and figures/gaps.png beside the records, or into out=FOLDER.
 Other keys: law, level, loss, params, flops, where, group, mixed, target.flops, resamples, seed, results,
 columns, units, fixed and holdout_above, as for `scaling fit`.

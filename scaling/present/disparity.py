@@ -44,7 +44,7 @@ def _draw_losses(found: Gaps, ax: Axes, title: str) -> None:
         data[group] = pd.DataFrame({"C": C, "loss": mean, "lo": lo, "hi": hi})
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlabel(style.compute_label(found.base.runs.flops))
+    ax.set_xlabel(style.compute_label(found.runs.flops))
     ax.set_ylabel(f"held-out loss [{found.unit}]")
     ax.set_title(title or "Law of each group")
     ax.legend()
@@ -65,7 +65,7 @@ def _draw_gaps(found: Gaps, ax: Axes) -> None:
         data[group] = curve
     ax.axhline(0, color=style.INK, lw=0.8)
     ax.set_xscale("log")
-    ax.set_xlabel(style.compute_label(found.base.runs.flops))
+    ax.set_xlabel(style.compute_label(found.runs.flops))
     ax.set_ylabel(f"gap to {found.reference} [{found.unit}]")
     ax.set_title("Gaps")
     ax.legend()

@@ -24,9 +24,10 @@ from scaling.analysis.data.groupcolumns import (
     measure_unit,
     with_all,
 )
-from scaling.analysis.data.runs import as_runs
+from scaling.analysis.data.runs import Runs, as_runs
 from scaling.analysis.fits.fitted import Fit
 from scaling.analysis.fits.fitting import fit
+from scaling.analysis.fits.prediction import fit_cost
 from scaling.analysis.given import positive_numbers
 from scaling.analysis.law import Law
 from scaling.study.errors import FitError, did_you_mean
@@ -37,6 +38,7 @@ BEYOND = 10.0  # the target as a multiple of the largest compute, where none is 
 # A gap that changes by less than a tenth over the range asked about is called the same. A convention:
 # small beside what a tenfold compute does to a reducible loss with an exponent of 0.05 or more (11 %).
 SAME = 0.1
+MISSED = "law misses it"  # the law's gap at the largest run is not the measured one
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,6 @@ class Gaps:
     fits: Mapping[str, Fit]
     shares: Mapping[str, float | None]
     errors: Mapping[str, float]
-    base: Fit
     now: float
     target: float
     level: float
@@ -67,12 +68,17 @@ class Gaps:
     dropped: int = 0
 
     @property
+    def runs(self) -> Runs:
+        """The runs, with the reference's loss."""
+        return self.fits[self.reference].runs
+
+    @property
     def others(self) -> list[str]:
         """The groups that are compared with the reference."""
         return [g for g in self.fits if g != self.reference]
 
     def verdict(self, group: str) -> str:
-        """Return closes, stays, widens, reverses, opens, no gap or not identified.
+        """Return closes, stays, widens, reverses, opens, no gap, not identified, or law misses it.
 
         Raises:
             FitError: no such group.
@@ -87,7 +93,7 @@ class Gaps:
     def losses(self, group: str, C: Any) -> np.ndarray:
         """Return the group's law at budgets C [FLOPs], as draws [S, C]; the first is the fit itself."""
         law = self.fits[group]
-        inputs = _path(self.base, law.law, positive_numbers("C", C))
+        inputs = path(law.runs, positive_numbers("C", C))
         drawn = {k: np.concatenate([[law.params[k]], v])[:, None] for k, v in law.draws.items()}
         return np.asarray(law.law(drawn, **inputs), float)
 
@@ -102,7 +108,7 @@ class Gaps:
 
     def floor_gap(self, group: str) -> np.ndarray | None:
         """Return draws [S] of the difference between the floors E, where the law has one."""
-        if "E" not in self.base.law.names and "E" not in self.fits[group].law.names:
+        if "E" not in self.fits[group].law.names:
             return None
         ends = [
             np.concatenate([[self.fits[g].params["E"]], self.fits[g].draws["E"]])
@@ -112,7 +118,7 @@ class Gaps:
 
     def curve(self, group: str, *, points: int = 60) -> pd.DataFrame:
         """Return the gap along compute: C [FLOPs], gap, lo, hi."""
-        C = np.geomspace(float(self.base.runs.C.min()), max(self.now, self.target), points)
+        C = np.geomspace(float(self.runs.C.min()), max(self.now, self.target), points)
         gap, lo, hi = span_of(self.gap(group, C), self.level)
         return pd.DataFrame({"C": C, "gap": gap, "lo": lo, "hi": hi})
 
@@ -129,10 +135,10 @@ class Gaps:
         note = [
             f"{100 * self.level:g} % intervals; runs drawn together for all groups, held-out documents apart. left: gap at the "
             f"target over gap now; within {1 - SAME:g} to {1 + SAME:g} it stays.",
-            f"{self.base.law.name}; {self.base.runs.conventions}; sizes as are best for {self.base.runs.loss}.",
+            f"{self.fits[self.reference].law.name}; {self.runs.conventions.rpartition('; ')[0]}; from the largest run on, N grows as the root of C.",
             *_advice(self),
         ]
-        title = f"Gaps in {self.unit} ({self.measure}), {len(self.base.runs)} runs"
+        title = f"Gaps in {self.unit} ({self.measure}), {len(self.runs)} runs"
         return Table(header, rows, title=title, note="\n".join(note))
 
     def groups_table(self) -> Table:
@@ -182,7 +188,7 @@ def gaps(
         reference: compared with; null: the group with the lowest mean.
         measure: bpb (bits/byte), bpc (bits/character), loss (nats/token), excess (nats/token above
             the true source), or the beginning of other columns: accuracy for accuracy_en, accuracy_zh.
-        law: of every group; its sizes at a compute are those best for `runs.loss`.
+        law: of every group; reads N, D or C.
         target: compute asked about [FLOPs]; null: ten times the largest.
         level: of the intervals; resamples, seed: of the Bayesian bootstrap over runs.
         options: further ones of `fit`.
@@ -193,9 +199,10 @@ def gaps(
         and _hi; `verdict`.
 
     Raises:
-        FitError: fewer than two groups, an unknown one, or a law that does not read N, D or C alone.
+        FitError: fewer than two groups, an unknown one, or a law that reads more than N, D and C.
     """
     runs, law = as_runs(runs), laws.get(law)
+    _check_law(law)
     column = KINDS.get(measure, measure)
     names = find_groups(runs, column, groups)
     if reference is not None and reference not in names:
@@ -204,15 +211,13 @@ def gaps(
         )
     runs, dropped = with_all(runs, [f"{column}_{g}" for g in names])
     how = {"law": law, "level": level, "resamples": resamples, "seed": seed, **options}
-    base = fit(runs, **how, intervals="none") if _reads_surface(law) else None
     fits = {g: fit(runs.using(loss=f"{column}_{g}"), **how, intervals="bayesian") for g in names}
     best = min(names, key=lambda g: float(fits[g].runs.L.mean()))
     largest = float(runs.C.max())
     result = Gaps(
         reference=reference or best, measure=measure, unit=measure_unit(measure, column), fits=fits,
         shares={g: column_mean(runs, f"val_share_{g}") for g in names},
-        errors={g: document_error(runs, measure, column, g) for g in names},
-        base=base or fits[reference or best], now=largest, target=target or BEYOND * largest, level=level, seed=seed,
+        errors={g: document_error(runs, measure, column, g) for g in names},  now=largest, target=target or BEYOND * largest, level=level, seed=seed,
         dropped=dropped,
     )  # fmt: skip
     return dataclasses.replace(result, table=pd.DataFrame([_row(result, g) for g in result.others]))
@@ -248,7 +253,9 @@ def _row(found: Gaps, group: str) -> dict[str, Any]:
     for name, draws in (("now", now), ("target", then), ("floor", floor), ("ratio", then / now)):
         ends = (np.nan,) * 3 if draws is None else span_of(draws, found.level)
         row |= dict(zip((name, f"{name}_lo", f"{name}_hi"), map(float, ends), strict=True))
-    return row | _measured(found, group) | {"verdict": judge(now, then, level=found.level)}
+    row |= _measured(found, group)
+    missed = row["now_hi"] < row["measured_lo"] or row["now_lo"] > row["measured_hi"]
+    return row | {"verdict": MISSED if missed else judge(now, then, level=found.level)}
 
 
 def _measured(found: Gaps, group: str) -> dict[str, float]:
@@ -265,23 +272,25 @@ def _measured(found: Gaps, group: str) -> dict[str, float]:
     return {"measured": mean, "measured_lo": mean - half, "measured_hi": mean + half}
 
 
-def _path(base: Fit, law: Law, C: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what a law reads at budgets: the sizes and tokens that are best for the base loss."""
-    if set(law.inputs) == {"C"}:
-        return {"C": C}
-    best = base.optimal(C)
-    found = {"N": best["N"].to_numpy(float), "D": best["D"].to_numpy(float), "C": C}
-    return {**found, "M": found["D"] / found["N"]}
+def path(runs: Runs, C: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what laws read at budgets: from the largest run on, N grows as the root of C, and D with what is left.
+
+    Not the best sizes of a fit: those of a small study are known within a factor, and a gap read off them
+    would move with them. At the largest compute this is the largest run itself.
+    """
+    rows = runs.fit_rows
+    largest = rows.iloc[int(np.argmax(rows["C"].to_numpy(float)))]
+    growth = C / float(largest["C"])
+    N = float(largest["N"]) * np.sqrt(growth)
+    D = float(largest["D"]) * growth / np.sqrt(growth) ** fit_cost(runs).power
+    return {"N": N, "D": D, "C": C, "M": D / N}
 
 
-def _reads_surface(law: Law) -> bool:
-    if set(law.inputs) == {"C"}:
-        return False
-    if not {"N", "D"} <= set(law.inputs) <= {"N", "D", "C", "M"}:
+def _check_law(law: Law) -> None:
+    if not set(law.inputs) <= {"N", "D", "C", "M"}:
         raise FitError(
-            f"gaps: law {law.name} reads {', '.join(law.inputs)}; needs one that reads N and D, or C alone. Use law=chinchilla."
+            f"gaps: law {law.name} reads {', '.join(law.inputs)}; needs one that reads N, D or C only. Use law=chinchilla."
         )
-    return True
 
 
 def span_of(draws: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -305,6 +314,8 @@ def _advice(found: Gaps) -> list[str]:
         lines.append("Texts differ in how predictable they are: a gap per byte holds that too (floors), which no scale closes.")  # fmt: skip
     if found.dropped:
         lines.append(f"{found.dropped} runs left out: a group was not scored in them.")
+    if any(v == MISSED for v in found.table.get("verdict", [])):
+        lines.append("Law misses it: at the largest compute the law's interval and the measured gap do not meet, so nothing is said of larger ones. Try another law, or where=... for the larger runs only.")  # fmt: skip
     if any(v == "not identified" for v in found.table.get("verdict", [])):
         lines.append("Not identified: the runs allow it to close and to widen. More compute between the smallest and largest run, or more seeds, tell.")  # fmt: skip
     warned = sorted({w.split(":")[0] for f in found.fits.values() for w in f.warnings})
