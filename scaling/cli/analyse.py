@@ -71,7 +71,9 @@ def read_runs(config: FitConfig) -> tuple[Path, Any]:
     folder = Path() if online else results_folder(config)
     params, flops = _conventions(config, folder)
     runs = load(config.sweep if online else folder, columns=config.columns, units=config.units)
-    runs = runs.using(params=params, flops=flops, loss=config.loss, mixed=config.mixed)
+    runs = runs.using(
+        params=params, flops=flops, loss=config.loss, mixed=config.mixed, cost=config.cost
+    )
     return folder, runs.where(**config.where) if config.where else runs
 
 
@@ -108,7 +110,11 @@ def with_new_runs(analysis: Analysis) -> Analysis:
 
     runs = analysis.runs
     fresh = load(analysis.folder).using(
-        params=runs.params, flops=runs.flops, loss=runs.loss, mixed=analysis.config.mixed
+        params=runs.params,
+        flops=runs.flops,
+        loss=runs.loss,
+        mixed=analysis.config.mixed,
+        cost=runs.cost,
     )
     return replace(analysis, runs=fresh)
 

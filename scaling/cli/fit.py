@@ -10,6 +10,7 @@
   scaling fit quickstart target.loss=2.0                         least compute that reaches it
   scaling fit quickstart target.loss=2.0 target.inference=1T     cheapest to train and then use
   scaling fit quickstart target.flops=1e15 target.unique=10M     best size when text runs out
+  scaling fit quickstart cost.watts=400 cost.rate=2.5 cost.currency=EUR      what the optimum costs
   scaling fit quickstart out=tables format=markdown,latex,csv    fit.json and tables for a paper
   scaling plot quickstart                               results/quickstart/figures/*.png
   scaling report quickstart                             results/quickstart/report.html
@@ -66,6 +67,7 @@ HELPS = {
   scaling plot quickstart                               results/quickstart/figures/*.png
   scaling plot runs.csv out=mine                        mine/figures/*.png
   scaling plot quickstart law=chinchilla_k holdout_above=1e12
+  scaling plot quickstart x=energy cost.watts=400       lowest loss against energy: loss_by_energy.png
 
 Draws what the runs allow: overview (the study on one page), curves (loss along every run), isoflop
 (loss against size at equal compute), frontier (optimal size and tokens), prediction (frontier and
@@ -116,10 +118,22 @@ def _fit_groups(config: FitConfig, formats: Sequence[str]) -> int:
 
 def run_plot(arguments: Sequence[str]) -> int:
     """Draw every figure the runs allow."""
-    analysis = analyse(_config(arguments))
+    config = _config(arguments)
+    analysis = analyse(config)
+    if config.x:
+        print(_save_spending(analysis, config.x))
+        return 0
     for path in save_figures(analysis, verification=_stated(analysis)):
         print(path)
     return 0
+
+
+def _save_spending(analysis: Analysis, axis: str) -> Path:
+    """Draw the lowest loss against what is paid; returns the picture's path."""
+    from scaling.present import plot
+
+    drawn = plot.spending(analysis.fit, axis=axis, speed=analysis.config.cost.speed)
+    return plot.save(drawn, analysis.out / "figures" / f"loss_by_{axis}.png")[0]
 
 
 def run_report(arguments: Sequence[str]) -> int:
@@ -159,6 +173,7 @@ def decide(analysis: Analysis) -> list[Table]:
     )
     if {"N", "D"} <= set(fit.law.inputs) <= {"N", "D", "C", "M"}:
         tables.append(decisions.best_size(fit, budgets).summary())
+        tables += _costs(analysis, budgets)
     if target.params and target.tokens:
         tables.append(fit.predict(N=target.params, D=target.tokens).table())
     if target.loss:
@@ -172,6 +187,16 @@ def decide(analysis: Analysis) -> list[Table]:
     if target.unique:
         tables.append(lifetime.data_limited(fit, budgets, unique=target.unique).summary())
     return [*tables, *([_held_out(analysis, analysis.held)] if analysis.held is not None else [])]
+
+
+def _costs(analysis: Analysis, budgets: Sequence[float]) -> list[Table]:
+    """Return what the optimum costs, where more than FLOPs is known of that."""
+    from scaling.analysis.allocation.spending import is_priced, optimum_costs
+
+    speed = analysis.config.cost.speed
+    if not is_priced(analysis.runs, speed=speed):
+        return []
+    return [optimum_costs(analysis.fit, budgets, speed=speed).summary()]
 
 
 def _quality(analysis: Analysis, budget: float) -> dict[str, Any]:

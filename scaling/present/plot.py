@@ -24,6 +24,7 @@ from scaling.present.landscape import surface
 from scaling.present.learning import curves, learning_rate
 from scaling.present.likelihoods import profile, profiles
 from scaling.present.sides import approaches, exponents, sizes
+from scaling.present.spending import spending
 from scaling.present.style import save, table_of
 from scaling.present.transfer import transfer
 from scaling.present.universes import multiverse
@@ -31,7 +32,7 @@ from scaling.present.universes import multiverse
 __all__ = [
     "approaches", "backtest", "curves", "drift", "exponents", "frontier", "frontiers", "gaps", "isoflop",
     "learning_rate", "multiverse", "overview", "prediction", "profile", "profiles", "residuals",
-    "save", "scoreboard", "sizes", "surface", "table_of",
+    "save", "scoreboard", "sizes", "spending", "surface", "table_of",
     "transfer",
 ]  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from scaling.analysis.data.costs import total_costs
 from scaling.analysis.data.runs import Runs
 from scaling.analysis.data.tables import number
 from scaling.analysis.fits.fitting import Fit
@@ -19,11 +20,13 @@ from scaling.present.figures import CAPTIONS, draw_figures
 from scaling.present.gallery import Gallery, gallery_section
 from scaling.present.verdict import checks, floor_table, limits, verdict
 from scaling.present.verification import verification_table, verify
+from scaling.study.cost import format_amount
 from scaling.study.record import write_atomic
 from scaling.study.table import Table
 from scaling.study.units import format_duration, format_flops, format_quantity
 
 # What the records say about how a study was run: heading and columns, as in `RunRecord`.
+PAID = {"energy_kwh": "energy [kWh]", "money": "price", "co2_kg": "emissions [kg CO2e]"}
 SETUP = (
     ("Data", ("data_source", "tokenizer", "vocab", "unique_tokens", "epochs", "val_tokens", "bytes_per_token", "data_hash", "source_hash")),
     ("Model", ("family", "layers", "width", "context")),
@@ -225,6 +228,8 @@ def _setup_section(runs: Runs) -> str:
     once = ", steps shared by several runs counted once" if _has(rows, "parent") else ""
     if _has(rows, "seconds"):
         body.append(["Total time of all runs", format_duration(seconds) + once])
+    paid = {k: v for k, v in total_costs(rows).items() if k in PAID}
+    body += [[f"Total {PAID[k]} of all runs", format_amount(v) + once] for k, v in paid.items()]
     body.append(["Total compute of all runs", f"{format_flops(flops)} FLOPs{once}"])
     return page.section("How it was run", page.table(Table(["", "value"], body)), name="setup")
 

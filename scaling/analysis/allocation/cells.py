@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from scaling.study.cost import format_amount
 from scaling.study.units import format_flops, format_quantity, format_with_interval
 
 
@@ -15,7 +16,7 @@ class Column:
 
     name: str
     title: str
-    kind: str = "count"  # count, flops, loss, percent, times
+    kind: str = "count"  # count, flops, loss, percent, times, amount
 
     def write(self, value: float, lo: float = math.nan, hi: float = math.nan) -> str:
         """Return the number, rounded by its interval, and the interval."""
@@ -54,6 +55,10 @@ def _write_plain(value: float, lo: float, hi: float) -> tuple[str, str]:
     return format_with_interval(value, lo, hi)
 
 
+def _write_amount(value: float, lo: float, hi: float) -> tuple[str, str]:
+    return format_amount(value), _bracket(format_amount, lo, hi)
+
+
 def _bracket(write: Callable[[float], str], lo: float, hi: float) -> str:
     """Write an interval; empty if unknown. Where draws never reach a target it has no upper limit."""
     if math.isnan(lo) or math.isnan(hi) or math.isinf(lo):
@@ -63,4 +68,5 @@ def _bracket(write: Callable[[float], str], lo: float, hi: float) -> str:
 
 _WRITE: dict[str, Callable[[float, float, float], tuple[str, str]]] = {
     "count": _write_count, "flops": _write_flops, "loss": _write_plain, "percent": _write_plain, "times": _write_plain,
+    "amount": _write_amount,
 }  # fmt: skip

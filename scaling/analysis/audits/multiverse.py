@@ -241,7 +241,7 @@ _RULES: Mapping[str, Callable[[Runs, str | Law], Runs]] = {
 
 
 def _conventions(
-    runs: Runs, asked: Sequence[Mapping[str, str]] | None
+    runs: Runs, asked: Sequence[Mapping[str, Any]] | None
 ) -> Iterator[tuple[str, Runs]]:
     """Yield the present convention, then the others the table allows and that change N or C."""
     if asked is not None:

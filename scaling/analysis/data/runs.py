@@ -18,10 +18,12 @@ import pandas as pd
 from scaling.analysis.data import conventions
 from scaling.analysis.data.columns import ColumnMap
 from scaling.analysis.data.conventions import FLOPS, PARAMS
+from scaling.analysis.data.costs import add_costs, read_rates
 from scaling.analysis.data.curves import History, read_curves
 from scaling.analysis.data.sources import read_sources
 from scaling.analysis.data.tables import Problem, check_duplicates, number
 from scaling.analysis.fits.refusals import check_scale, check_values
+from scaling.study.cost import CostConfig
 from scaling.study.errors import FitError, did_you_mean
 from scaling.study.table import Table
 from scaling.study.units import format_flops, format_quantity
@@ -42,6 +44,7 @@ class Runs:
         notes: what was filled in or left out when loading.
         mixed: what may differ among the runs of one fit: data, code.
         histories: where curves come from that are in no folder, by run_id.
+        cost: rates for all runs; null: as each was trained with.
     """
 
     table: pd.DataFrame
@@ -52,6 +55,7 @@ class Runs:
     notes: tuple[str, ...] = ()
     mixed: tuple[str, ...] = ()
     histories: Mapping[str, History] = field(default_factory=dict)
+    cost: CostConfig | None = None
 
     def using(
         self,
@@ -60,12 +64,15 @@ class Runs:
         flops: str | None = None,
         loss: str | None = None,
         mixed: str | None = None,
+        cost: CostConfig | Mapping[str, Any] | None = None,
     ) -> Runs:
-        """Return the same runs with other conventions of N, C or loss.
+        """Return the same runs with other conventions of N, C or loss, or other rates of cost.
 
         Args:
             mixed: fit them together although they differ in `data` (text, tokens), `code` (version of
                 the numbers) or `all` of these; `none` takes it back.
+            cost: what a device costs, e.g. {"watts": 400, "rate": 2.5, "currency": "EUR"}; gives columns
+                energy_kwh, money and co2_kg.
 
         Raises:
             FitError: unknown convention, or a column it needs is missing.
@@ -76,13 +83,17 @@ class Runs:
             flops=flops or self.flops,
             loss=loss or self.loss,
             mixed=self.mixed if mixed is None else conventions.read_mixed(mixed),
+            cost=self.cost if cost is None else read_rates(cost),
         )
         changed._check_conventions()
         return changed
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """All rows, whatever their status, with `N D C L` in these conventions (NaN if unknown)."""
+        """All rows, whatever their status, with `N D C L` in these conventions (NaN if unknown).
+
+        Where known, also device_hours, energy_kwh, energy_source, money and co2_kg of each run.
+        """
         frame = self.table.copy()
         frame["N"] = conventions.count_params(frame, self.params)
         frame["D"] = number(frame, "tokens")
@@ -92,7 +103,7 @@ class Runs:
             else number(frame, FLOPS[self.flops][0])
         )
         frame["L"] = number(frame, self.loss)
-        return frame
+        return add_costs(frame, self.cost)
 
     @cached_property
     def fit_rows(self) -> pd.DataFrame:
