@@ -18,7 +18,8 @@ SAMPLE = ROOT / "results" / "sample"
 
 
 GUIDES = [
-    ROOT / "docs" / f"{name}.md" for name in ("own_law", "fitting", "approaches", "forecasts")
+    ROOT / "docs" / f"{name}.md"
+    for name in ("own_law", "fitting", "approaches", "forecasts", "cost")
 ]
 
 
