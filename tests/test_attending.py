@@ -11,6 +11,8 @@ import torch
 from small_run import small_plan
 
 import scaling as sl
+from scaling.cli import main
+from scaling.present.inside import _labelled, _lacking
 from scaling.study.errors import ConfigError, DataError
 from scaling.training.attending import _Listener, overhear, overhear_pair, weigh
 from scaling.training.kernels import attend_reference
@@ -148,3 +150,40 @@ def test_texts_that_do_not_fit_are_answered(folders, tmp_path):
         sl.attention_maps(folders["decoder"], "")
     with pytest.raises(ConfigError, match="only an encoder_decoder"):
         sl.attention_maps(folders["decoder"], "x", target="y")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_worked_example_has_every_number_of_the_page(causal):
+    """docs/inside.md, step by step."""
+    q, k = torch.tensor([[2.0, 0, 0, 0], [2, 4, 0, 0]]), torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0]])  # fmt: skip
+    v = torch.tensor([[1.0, 0], [0, 2]])
+    assert (q @ k.T).tolist() == [[2, 0], [2, 4]]
+    assert (q @ k.T / math.sqrt(4)).tolist() == [[1, 0], [1, 2]]
+    large = 1 / (1 + math.exp(-1))
+    assert round(large, 4) == 0.7311
+    first = [1.0, 0.0] if causal else [large, 1 - large]
+    weights = torch.tensor([first, [1 - large, large]])
+    assert torch.allclose(weigh(q, k, causal=causal).float(), weights)
+    expected = torch.tensor([[first[0], 2 * first[1]], [1 - large, 2 * large]])
+    assert torch.allclose(attend_reference(q, k, v, causal=causal), expected)
+    if not causal:
+        assert [round(x, 4) for x in expected.flatten().tolist()] == [0.7311, 0.5379, 0.2689, 1.4621]  # fmt: skip
+
+
+def test_commands_write_figures_and_numbers_and_missing_signs_are_named(folders, tmp_path, capsys):
+    out = tmp_path / "看 1"
+    run = str(folders["encoder_decoder"])
+    arguments = ["attention", run, "text=a $ b", "target=a", f"out={out}"]
+    assert main(arguments) == 0
+    names = {"attention.csv", *(f"attention_{p}.{e}" for p in ("encoder", "decoder", "cross") for e in ("png", "csv"))}  # fmt: skip
+    assert {f.name for f in out.iterdir()} == names
+    assert main([*arguments, "layer=1", "head=2", "part=cross"]) == 0
+    assert (out / "attention_cross_layer1_head2.png").stat().st_size > 5000
+    assert main([*arguments, "layer=3", "head=1"]) == 1
+    assert main(["lens", str(folders["decoder"]), "text=a = b", f"out={out}"]) == 0
+    assert (out / "lens.png").stat().st_size > 5000
+    told = capsys.readouterr()
+    assert "layer: 3; the encoder has 1 to 2" in told.err and "likeliest" in told.out
+    assert _lacking({"a", "\U0010fffe"}, ["DejaVu Sans"]) == {"\U0010fffe"}
+    with pytest.warns(UserWarning, match="no font here has.*font=FILE"):
+        _labelled(["\U0010fffe"], "")

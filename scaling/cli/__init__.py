@@ -33,6 +33,8 @@ usage: scaling VERB [SWEEP] [key=value ...]
   next      the runs that say most about a larger compute       scaling next quickstart target.flops=1e14
   auto      train, fit, choose, until an interval is narrow     scaling auto --help
   generate  text that trained models write                      scaling generate gallery prompt="def main("
+  attention where every head looks, for a text; logit lens     scaling attention RUN text="..."
+  induction heads that copy what followed last time            scaling induction SWEEP
   export    a run as a Hugging Face model folder                scaling export RUN my_model
   clean     disk used; checkpoints that nobody needs any more   scaling clean quickstart
   merge     runs of other results folders into this one         scaling merge other/results
@@ -60,6 +62,9 @@ VERBS = {
     "forecast": "scaling.cli.forecast",
     "audit": "scaling.cli.audit",
     "generate": "scaling.cli.generate",
+    "attention": "scaling.cli.inside",
+    "lens": "scaling.cli.inside",
+    "induction": "scaling.cli.inside",
     "export": "scaling.cli.export",
     "clean": "scaling.cli.clean",
     "merge": "scaling.cli.merge",

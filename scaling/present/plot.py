@@ -19,6 +19,7 @@ from scaling.present.allocation import frontier, frontiers
 from scaling.present.diagnostics import prediction, residuals
 from scaling.present.disparity import gaps
 from scaling.present.hindsight import backtest, drift, scoreboard
+from scaling.present.inside import attention_grid, attention_head, lens_figure, onset
 from scaling.present.isocurves import isoflop
 from scaling.present.landscape import surface
 from scaling.present.learning import curves, learning_rate
@@ -30,8 +31,8 @@ from scaling.present.transfer import transfer
 from scaling.present.universes import multiverse
 
 __all__ = [
-    "approaches", "backtest", "curves", "drift", "exponents", "frontier", "frontiers", "gaps", "isoflop",
-    "learning_rate", "multiverse", "overview", "prediction", "profile", "profiles", "residuals",
+    "approaches", "attention_grid", "attention_head", "backtest", "curves", "drift", "exponents", "frontier", "frontiers", "gaps", "isoflop",
+    "learning_rate", "lens_figure", "multiverse", "onset", "overview", "prediction", "profile", "profiles", "residuals",
     "save", "scoreboard", "sizes", "spending", "surface", "table_of",
     "transfer",
 ]  # fmt: skip

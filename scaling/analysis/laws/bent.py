@@ -169,7 +169,51 @@ def sigmoid_law(x: str = "C") -> Law:
     )  # fmt: skip
 
 
+def onset_law() -> Law:
+    """Return a score that rises from `bottom` to `top` at a number of tokens that falls with size.
+
+    y = bottom + (top - bottom) / (1 + (mid / D)^slope) with mid = A / N^beta: the sigmoid in D, whose
+    half-way point a larger model reaches from fewer tokens. Neither a rise that no run has reached nor
+    one that all have passed says where the onset lies.
+
+    Source: the Hill function of `sigmoid_law`; that its half-way point is a power of N is an assumption here.
+    """
+
+    def place(p: dict[str, Array]) -> tuple[Array, Array]:
+        """Return how far in ln D a run is past the onset, and the share of the rise that is done."""
+        past = np.log(p["D"]) - np.log(p["A"]) + p["beta"] * np.log(p["N"])
+        return past, expit(p["slope"] * past)
+
+    def loss(**p: Array) -> Array:
+        return p["bottom"] + (p["top"] - p["bottom"]) * place(p)[1]
+
+    def gradient(**p: Array) -> dict[str, Array]:
+        past, up = place(p)
+        steep = (p["top"] - p["bottom"]) * up * (1 - up)
+        return {
+            "bottom": 1 - up, "top": up, "slope": steep * past,
+            "A": -steep * p["slope"] / p["A"], "beta": steep * p["slope"] * np.log(p["N"]),
+        }  # fmt: skip
+
+    return Law(
+        name="onset",
+        formula="y = bottom + (top - bottom) / (1 + (A / (N^beta D))^slope)",
+        params=(
+            Param("bottom", "score before the onset", linear=True),
+            Param("top", "score after it", linear=True),
+            Param("A", "D half-way at N = 1", log=True, low=1e-9, high=1e9, unit_of={"D": 1.0, "N": "beta"}, start=(0.1, 10.0)),
+            Param("beta", "how fast the onset falls with N", low=-4.0, high=4.0, start=(0.05, 1.5)),
+            Param("slope", "steepness in ln D", low=1e-3, high=50.0, start=(1.0, 15.0)),
+        ),
+        loss=loss, gradient=gradient, inputs=("N", "D"), family="single",
+        needs=(spread("N", 4.0), spread("D", 8.0), values("N", 3), values("D", 6)),
+        output="accuracy", unit="share", objective="mse",
+        source="Hill function with its half-way point a power of N; for heads that are learnt late see Olsson et al. 2022, arXiv:2209.11895",
+    )  # fmt: skip
+
+
 LAWS = (
+    onset_law(),
     *(make(x) for x in ("N", "D", "C") for make in (broken_power_law, sigmoid_law)),
     *(saturating_law(x) for x in ("D", "C")),
 )
@@ -182,4 +226,10 @@ _TRUE = {
 EXAMPLES = {
     law.name: Example(_TRUE[law.name.split("_")[0]], grid(**{law.inputs[0]: (1e6, 1e12, 25)}))
     for law in LAWS
+    if len(law.inputs) == 1
+} | {
+    "onset": Example(
+        {"bottom": 0.05, "top": 0.55, "A": 1e8, "beta": 0.45, "slope": 4.0},
+        grid(N=(1e4, 1e6, 6), D=(5e4, 2e7, 16)),
+    )
 }
