@@ -32,20 +32,29 @@ MOST_LABELS = 40  # tokens; more are not legible in a panel
 class Maps(Protocol):
     """What `sl.attention_maps` returns."""
 
-    run: str
-    maps: dict[str, np.ndarray]
-    rows: dict[str, list[str]]
-    columns: dict[str, list[str]]
+    @property
+    def run(self) -> str: ...
+    @property
+    def maps(self) -> dict[str, np.ndarray]: ...
+    @property
+    def rows(self) -> dict[str, list[str]]: ...
+    @property
+    def columns(self) -> dict[str, list[str]]: ...
 
 
 class Depths(Protocol):
     """What `sl.logit_lens` returns."""
 
-    run: str
-    tokens: list[str]
-    predicted: np.ndarray
-    probability: np.ndarray
-    loss: np.ndarray
+    @property
+    def run(self) -> str: ...
+    @property
+    def tokens(self) -> list[str]: ...
+    @property
+    def predicted(self) -> np.ndarray: ...
+    @property
+    def probability(self) -> np.ndarray: ...
+    @property
+    def loss(self) -> np.ndarray: ...
 
 
 def attention_grid(maps: Maps, *, part: str | None = None, font: str = "") -> Figure:
