@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from small_run import small_plan
 
 from scaling.study.config import DataConfig
 from scaling.study.errors import ConfigError
@@ -127,3 +128,12 @@ def test_prepared_text_has_a_slice_of_each_language(tmp_path):
     other = prepare(DataConfig(source="bilingual", share=0.5, size=50_000, val_tokens=20_000, cache=str(tmp_path)), context=64)  # fmt: skip
     assert [s.data_hash for s in other.sets] == [s.data_hash for s in data.sets]
     assert other.data_hash != data.data_hash
+
+
+def test_share_is_part_of_a_run_where_it_is_read(tmp_path):
+    def hashed(**changes):
+        return small_plan(tmp_path, **{k.replace("_", ".", 1): v for k, v in changes.items()}).hash
+
+    assert hashed(data_source="repeats", data_share=0.1) == hashed(data_source="repeats")
+    bilingual = {"data_source": "bilingual", "data_vocab": 256}
+    assert hashed(**bilingual, data_share=0.1) != hashed(**bilingual)

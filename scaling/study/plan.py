@@ -65,7 +65,17 @@ _UNREAD = (
     (
         ("data.share",),
         "data.source",
-        ("stdlib", "ngram", "unigram", "markov", "grammar", "text", "zipf_memory", *PAIRS),
+        (
+            "stdlib",
+            "ngram",
+            "unigram",
+            "markov",
+            "grammar",
+            "repeats",
+            "text",
+            "zipf_memory",
+            *PAIRS,
+        ),
     ),
     (("objective.name",), "model.kind", tuple(KINDS)),  # it follows from kind and data
     (
