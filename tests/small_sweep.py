@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scaling.cli import main
@@ -28,11 +28,13 @@ def launch(capsys, *arguments: str) -> tuple[int, str]:
     return code, said.out + said.err
 
 
-def start(folder: Path, *arguments: str, **more) -> subprocess.Popen:
+def start(
+    folder: Path, *arguments: str, program: Sequence[str] = ("-m", "scaling"), **more
+) -> subprocess.Popen:
     """Launch the sweep in a process of its own, which somebody may kill."""
     environment = os.environ | {"SCALING_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "scaling", "train", "-m", *SMALL, *arguments],
+        [sys.executable, *program, "train", "-m", *SMALL, *arguments],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more,
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from scaling.cli.compose import compose_sweep
 from scaling.cli.growing import cost_of, first_design, followers_of, most_of, plans_of
 from scaling.cli.journal import Journal
 from scaling.study.record import read_record, write_record
+from scaling.training.claim import Claim
 
 TARGET = 1e13
 ZIPF = ["data=zipf_memory", "data.noise=0.001", f"target.flops={TARGET:g}", "intervals=delta"]  # fmt: skip
@@ -159,6 +160,27 @@ def test_less_compute_than_was_decided_on_trains_nothing(ended, tmp_path, monkey
     shutil.rmtree(last.parent)
     assert auto("auto.flops=2e10", "points=5", "auto.rounds=1") == 1
     assert "decided before" in capsys.readouterr().err and not last.exists()
+
+
+def test_a_second_loop_at_the_same_time_is_refused(ended, monkeypatch, capsys):
+    """Both would spend what is left."""
+    monkeypatch.chdir(ended)
+    (ended / "results/auto/.auto").mkdir(exist_ok=True)
+    with Claim(ended / "results/auto/.auto"):
+        assert auto("auto.flops=2e11") == 1
+    assert "is at it already" in capsys.readouterr().err
+    assert not list((ended / "results/auto/.auto").iterdir())
+
+
+def test_a_deleted_journal_frees_no_compute(ended, tmp_path, monkeypatch):
+    """Runs that no decision names any more were paid for all the same."""
+    shutil.copytree(ended, tmp_path / "again")
+    monkeypatch.chdir(tmp_path / "again")
+    spent = cost_of(plans_of(compose_sweep(["sweeps=auto"])))
+    Path("results/auto/decisions.jsonl").unlink()
+    assert auto("auto.flops=2e11", "auto.rounds=0") == 0
+    known = Journal.read(Path("results/auto")).entries[-1].known
+    assert known.spent == pytest.approx(spent, rel=1e-9)
 
 
 def test_keys_go_to_the_verb_that_has_them():

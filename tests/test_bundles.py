@@ -271,3 +271,53 @@ def test_bundle_names_no_place_of_this_machine(few, tmp_path):
     for kept in (config, made.text("sweep.yaml")):
         assert "alice" not in kept
         assert yaml.safe_load(kept)["model"]["init_from"] == "llama-n1k-d2k-s0-0123abcd"
+
+
+def _line(change):
+    """Change the first row of the table of runs."""
+
+    def changed(members: dict) -> dict:
+        first, *rest = members["runs.jsonl"].splitlines()
+        row = json.dumps(json.loads(first) | change).encode()
+        return restate(members | {"runs.jsonl": b"\n".join([row, *rest])})
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m | {"manifest.json": b"[1, 2]"},
+        lambda m: m | {"manifest.json": b"[" * 200_000},
+        lambda m: m | {"manifest.json": b" " * (65 << 20) + b"{}"},
+        lambda m: restate(m, sweep=7),
+        lambda m: m | {"manifest.json": m["manifest.json"].replace(b'"files": {', b'"files": [], "no": {')},
+        lambda m: restate(m | {"runs.jsonl": b"1\n2\n"}),
+        lambda m: restate(m | {"runs.jsonl": b""}),
+        lambda m: restate(m | {"curves.jsonl": b'{"step": 1}\n'}),
+        _line({"software": "{bad"}),
+        _line({"run_id": "/tmp/evil"}),
+        _line({"val_loss": "low"}),
+    ],
+)  # fmt: skip
+def test_bundle_of_the_wrong_kinds_is_refused_in_words(few, tmp_path, change):
+    """Sums are true of these, so nothing but a look at what is inside tells."""
+    made = write_bundle(few, tmp_path / "a.zip", format="jsonl").path
+    path = rewrite(made, tmp_path / "b.scaling.zip", change)
+    with pytest.raises(RecordError, match=r"b\.scaling\.zip"):
+        sl.load(path).curves()
+    with pytest.raises(RecordError, match=r"b\.scaling\.zip"):
+        unpack_bundle(path, tmp_path / "in")
+
+
+@pytest.mark.parametrize("name", ["sweep.yaml", "configs"])
+def test_text_of_a_bundle_that_is_none_is_refused_in_words(few, tmp_path, name):
+    made = write_bundle(few, tmp_path / "a.zip", format="jsonl").path
+
+    def spoil(members: dict) -> dict:
+        return restate({n: b"\xff\xfe\x00" if n.startswith(name) else d for n, d in members.items()})  # fmt: skip
+
+    path = rewrite(made, tmp_path / "b.scaling.zip", spoil)
+    assert len(sl.load(path)) == 12
+    with pytest.raises(RecordError, match="damaged"):
+        unpack_bundle(path, tmp_path / "in")

@@ -9,7 +9,7 @@ import pytest
 
 from scaling.analysis.data.runs import load
 from scaling.study.errors import FitError, RecordError
-from scaling.study.record import RunRecord, write_record
+from scaling.study.record import COPY, RunRecord, write_record
 
 
 def record(i, **changes):
@@ -61,8 +61,18 @@ def test_unknown_convention_and_empty_column_are_named(tmp_path):
         runs.using(loss="val_excess")
 
 
-def test_damaged_record_is_skipped_and_named(tmp_path):
+def test_damaged_record_is_read_from_its_copy(tmp_path):
+    """The last word on a run is written twice, so that a finished run is not lost by one file."""
+    write(tmp_path, record(0), record(1))
+    (tmp_path / "s" / "run1" / "run.json").write_text('{"run_id": "run1", "sta')
+    runs = load(tmp_path)
+    assert len(runs) == 2 and not runs.problems
+    np.testing.assert_allclose(runs.L, [3.0, 2.999])
+
+
+def test_damaged_record_without_a_copy_is_skipped_and_named(tmp_path):
     write(tmp_path, record(0), record(1), record(2))
+    (tmp_path / "s" / "run1" / COPY).write_text("")
     (tmp_path / "s" / "run1" / "run.json").write_text('{"run_id": "run1", "sta')
     body = json.loads((tmp_path / "s" / "run2" / "run.json").read_text())
     (tmp_path / "s" / "run2" / "run.json").write_text(json.dumps(body | {"schema_version": 99}))

@@ -332,3 +332,32 @@ def test_watch_in_a_terminal_is_left_by_q_and_by_ctrl_c(place, way):
     code, shown = _in_terminal(COMMAND, leave)
     assert code == 0
     assert "1 running, 8 waiting" in shown and "Traceback" not in shown
+
+
+def test_repeats_of_diverged_runs_are_listed_below_what_they_repeat(place, capsys):
+    make_sweep(place)
+    plans = [make_plan(p.config) for p in compose_sweep(["sweeps=mine"]).points]
+    write(plans[0], "diverged", val_loss=None, reason="the loss was not finite")
+    for name, first in (("again", plans[0].run_id), ("once_more", "again"), ("stray", "nobody")):
+        run = RunRecord(name, "done", retry_of=first, val_loss=2.0, steps=9, steps_planned=9)
+        write_record(plans[0].folder.parent / name, run)
+    text = said(capsys, "mine", "fit=false")
+    assert "2 done" in text and "1 diverged" in text and f"of {len(plans) + 2} runs" in text
+    assert f"repeats {plans[0].run_id} at a lower rate" in text and "repeats again" in text
+    assert "stray" not in text
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [("good_enough=0", "ratio above 1"), ("good_enough=abc", "good_enough: expected a number"),
+     ("target.flops=-1", "above 0 FLOPs"), ("fit=maybe", "true or false"), ("all=maybe", "true or false")],
+)  # fmt: skip
+def test_wrong_values_are_answered_before_any_table(place, capsys, option, word):
+    folder = record()
+    assert main(["status", folder.parent.name, option]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and word in err and err.count("\n") == 1
+
+
+def test_time_that_cannot_be_read_is_long_ago(place):
+    assert state(record("running", updated_at="yesterday")) == "interrupted"

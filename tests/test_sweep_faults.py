@@ -261,13 +261,16 @@ def test_results_on_a_full_disk_are_completed_once_there_is_room(here):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [2, 5, 9])
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 1, 2, 3, 5, 9])
 def test_ctrl_c_in_the_first_seconds_prints_no_traceback(seconds, here):
-    child = start(here, "seed=1,2", *LONG, *LOCAL, start_new_session=True)
+    """The seconds count from where Python can call anything of ours; before, no program catches Ctrl-C."""
+    code = "import scaling.cli, sys; print('ready', flush=True); sys.exit(scaling.cli.main())"
+    child = start(here, "seed=1,2", *LONG, *LOCAL, start_new_session=True, program=("-c", code))
+    assert child.stdout.readline() == "ready\n"
     time.sleep(seconds)
     os.killpg(child.pid, signal.SIGINT)
     (said,) = finish(child, seconds=90)
-    assert child.returncode == 130
+    assert child.returncode == 130, said
     assert "Traceback" not in said and "the same command continues" in said
 
 

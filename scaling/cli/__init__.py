@@ -94,11 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    module = importlib.import_module(VERBS[verb])
-    if any(a in ("-h", "--help") for a in arguments[1:]):
-        print(getattr(module, "HELPS", {}).get(verb) or (module.__doc__ or "").strip())
-        return 0
     try:
+        module = importlib.import_module(VERBS[verb])
+        if any(a in ("-h", "--help") for a in arguments[1:]):
+            print(getattr(module, "HELPS", {}).get(verb) or (module.__doc__ or "").strip())
+            return 0
         return int(getattr(module, f"run_{verb}")(arguments[1:]) or 0)
     except ScalingError as error:
         print(f"scaling {verb}: {error}", file=sys.stderr)

@@ -21,7 +21,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,27 +39,28 @@ from scaling.cli.growing import (
     most_of,
     plan_point,
     plans_of,
+    spent_beside,
     start_growing,
 )
 from scaling.cli.journal import (
     Decision,
     Journal,
     Known,
-    describe_asked,
-    describe_known,
-    write_ends,
+    describe_end,
+    describe_round,
 )
 from scaling.cli.next import read_caps
 from scaling.cli.progress import say
 from scaling.cli.submissions import queued_runs
 from scaling.cli.train import run_train
 from scaling.study.config import FitConfig, RunConfig, config_keys
-from scaling.study.errors import ConfigError, FitError
+from scaling.study.errors import BusyError, ConfigError, FitError, TrainError
 from scaling.study.plan import RunPlan
-from scaling.study.record import is_finished
+from scaling.study.record import check_writable, is_finished
 from scaling.study.units import format_flops
-from scaling.training.claim import find_holder
+from scaling.training.claim import Claim, find_holder
 
+STATE = ".auto"  # folder below that of a sweep; holds the claim of the process that decides
 WITHIN = {"size": 1.3, "loss": 0.02}  # unless asked otherwise: a factor, nats/token
 # of a round's allowance; the least that is expected to be enough is taken
 SHARES = (0.25, 0.5, 1.0)
@@ -118,20 +120,44 @@ def run_auto(arguments: Sequence[str]) -> int:
         question=question.text(), results=Path(config.results),
     )  # fmt: skip
     config = compose_fit(growing.name, fit_keys)
-    journal = Journal.read(Path(config.results) / growing.name)
-    while True:
-        # 1. train what was decided
-        sweep = growing.write(journal.points)
-        plans = plans_of(sweep)
-        _check_cost(question, plans, journal)
-        _train(growing, plans, Path(config.results) / growing.name)
-        # 2. see what is known, and decide
-        decision = decide(question, growing, sweep, analyse(config), rounds=len(journal.rounds))
-        journal.add(decision)
-        if decision.action == "stop":
-            say(describe_end(decision, rounds=len(journal.rounds), folder=journal.folder))
-            return 0
-        say(describe_round(decision, len(journal.rounds)), file=sys.stderr)
+    folder = Path(config.results) / growing.name
+    with _alone(growing.name, folder / STATE):
+        journal = Journal.read(folder)
+        while True:
+            # 1. train what was decided
+            sweep = growing.write(journal.points)
+            plans = plans_of(sweep)
+            _check_cost(question, plans, journal)
+            _train(growing, plans, folder)
+            # 2. see what is known, and decide
+            decision = decide(question, growing, sweep, analyse(config), folder, rounds=len(journal.rounds))  # fmt: skip
+            journal.add(decision)
+            if decision.action == "stop":
+                say(describe_end(decision, rounds=len(journal.rounds), folder=journal.folder))
+                return 0
+            say(describe_round(decision, len(journal.rounds)), file=sys.stderr)
+
+
+@contextmanager
+def _alone(name: str, folder: Path) -> Iterator[None]:
+    """Let one process at a time decide about a sweep; two would both spend what is left.
+
+    Raises:
+        TrainError: another one does.
+    """
+    check_writable(folder)
+    claim = Claim(folder)
+    try:
+        claim.__enter__()
+    except BusyError:
+        who = find_holder(folder) or "another process"
+        raise TrainError(
+            f"{name}: {who} is at it already. `scaling status {name}` shows its runs; when it has ended, the same command goes on from its decisions."
+        ) from None
+    try:
+        yield
+    finally:
+        claim.__exit__()
 
 
 def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -182,15 +208,16 @@ def _train(growing: Growing, plans: Sequence[RunPlan], folder: Path) -> None:
 
 
 def decide(
-    question: Question, growing: Growing, sweep: Sweep, analysis: Analysis, *, rounds: int
-) -> Decision:
+    question: Question, growing: Growing, sweep: Sweep, analysis: Analysis, folder: Path, *, rounds: int
+) -> Decision:  # fmt: skip
     """Return what to do next: stop, or train runs that fit what is left of the budget.
 
     Args:
-        sweep: all runs so far, composed; rounds: how many were decided so far.
+        sweep: all runs so far, composed; folder: of their records; rounds: how many were decided so far.
     """
     plans = plans_of(sweep)
-    fit, spent = analysis.fit, cost_of([*plans, *followers_of(sweep)])
+    fit, counted = analysis.fit, [*plans, *followers_of(sweep)]
+    spent = cost_of(counted) + spent_beside(folder, counted)
     known = look(question, fit, spent)
 
     def decision(action: str, why: str, **more: Any) -> Decision:
@@ -306,24 +333,3 @@ def _within_budget(
         kept.append(point)
         cost, most = cost + cost_of([plan]), most + most_of([plan])
     return kept, cost
-
-
-def describe_round(d: Decision, number: int) -> str:
-    """Say what was decided, in two lines."""
-    expected = f"; {write_ends(d.decide, *d.expected)} is expected" if d.expected else ""
-    return (
-        f"Round {number}: {describe_known(d, d.known)}\n"
-        f"  Training {len(d.points)} more runs, {format_flops(d.cost)} FLOPs{expected}."
-    )
-
-
-def describe_end(d: Decision, *, rounds: int, folder: Path) -> str:
-    """Say the answer, its interval, its cost, and why it ended."""
-    what = {"size": "The best size", "loss": "The lowest loss"}[d.decide]
-    tight = d.known.within is not None and d.known.within <= d.asked
-    verdict = "" if tight else f" This is not {describe_asked(d)}, as was asked."
-    return (
-        f"{what} at {format_flops(d.flops)} FLOPs: {describe_known(d, d.known)}\n"
-        f"Stopped after {rounds} rounds, because {d.why}{verdict}\n"
-        f"Every decision: {folder / 'decisions.md'}"
-    )

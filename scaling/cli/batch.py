@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from scaling.cli.progress import say
+from scaling.cli.stopping import import_whole
 from scaling.study.config import RunConfig
 from scaling.study.errors import BusyError, FollowedError, RecordError, TrainError
 from scaling.study.plan import RunPlan, make_plan
@@ -143,8 +144,7 @@ def _train_group(plans: list[RunPlan], problems: list[str]) -> None:
 
 def _try(plans: list[RunPlan]) -> Exception | None:
     """Train a group once; returns what went wrong."""
-    from scaling.training.trainer import train_together
-
+    train_together = import_whole("scaling.training.trainer").train_together
     try:
         records = train_together(plans, on_progress=_print_losses())
     except (BusyError, FollowedError) as error:  # another process has it, or says what is wrong

@@ -7,6 +7,7 @@ verb (status, fit, plot, train) reads it like any sweep, and finished runs are n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ from scaling.cli.followers import find_followers
 from scaling.cli.journal import Journal
 from scaling.cli.overrides import as_override, read_value, to_mapping
 from scaling.cli.sweep import unique_plans
-from scaling.study.errors import ConfigError
+from scaling.study.errors import ConfigError, RecordError
+from scaling.study.flops import flops_6nd
 from scaling.study.plan import RunPlan, make_plan
-from scaling.study.record import write_atomic
+from scaling.study.record import read_record, write_atomic
 from scaling.study.units import format_flops
 
 FIRST_SHARE = 0.1  # of all compute, for a first design of our own
@@ -164,6 +166,25 @@ def cost_of(plans: Sequence[RunPlan]) -> float:
 def most_of(plans: Sequence[RunPlan]) -> float:
     """Return the compute that runs take if each diverges as often as it is repeated for [FLOPs]."""
     return sum(cost_of([p]) * (1 + p.config.retry.diverged) for p in plans)
+
+
+def spent_beside(folder: Path, plans: Sequence[RunPlan]) -> float:
+    """Return the compute of runs in a sweep's folder that are none of these [FLOPs].
+
+    They are there where a journal was deleted or a design changed: paid for all the same.
+    """
+    known = {p.run_id for p in plans}
+    counted = bool(plans) and plans[0].config.budget.convention == "counted"
+    total = 0.0
+    for path in folder.glob("[!.]*/run.json"):  # hidden: halves of a merge
+        if path.parent.name not in known:
+            with suppress(RecordError):
+                record = read_record(path.parent)
+                by_total = record.params_convention == "total"
+                params = record.params_total if by_total else record.params_non_embedding
+                six_nd = flops_6nd(params or 0, record.tokens or 0)
+                total += (record.flops_counted or 0.0) if counted else six_nd
+    return total
 
 
 def describe_cost(plans: Sequence[RunPlan]) -> str:

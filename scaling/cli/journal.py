@@ -174,3 +174,24 @@ def write_ends(decide: str, low: float, high: float) -> str:
     if decide == "loss":
         return f"{low:.4f} to {high:.4f}"
     return f"{format_quantity(low)} to {format_quantity(high)}"
+
+
+def describe_round(d: Decision, number: int) -> str:
+    """Say what was decided, in two lines."""
+    expected = f"; {write_ends(d.decide, *d.expected)} is expected" if d.expected else ""
+    return (
+        f"Round {number}: {describe_known(d, d.known)}\n"
+        f"  Training {len(d.points)} more runs, {format_flops(d.cost)} FLOPs{expected}."
+    )
+
+
+def describe_end(d: Decision, *, rounds: int, folder: Path) -> str:
+    """Say the answer, its interval, its cost, and why it ended."""
+    what = {"size": "The best size", "loss": "The lowest loss"}[d.decide]
+    tight = d.known.within is not None and d.known.within <= d.asked
+    verdict = "" if tight else f" This is not {describe_asked(d)}, as was asked."
+    return (
+        f"{what} at {format_flops(d.flops)} FLOPs: {describe_known(d, d.known)}\n"
+        f"Stopped after {rounds} rounds, because {d.why}{verdict}\n"
+        f"Every decision: {folder / 'decisions.md'}"
+    )

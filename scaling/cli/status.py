@@ -36,6 +36,7 @@ from scaling.cli.tally import (
     STATES,
     RunLine,
     condensed,
+    find_repeats,
     planned_of,
     stand,
     state_of,
@@ -67,14 +68,15 @@ def run_status(arguments: Sequence[str]) -> int:
         print(_overview(results))
         return 0
     board = _board(name, rest, keys, results)
+    everything, with_law, question = is_true(own, "all"), is_true(own, "fit"), _question(own, board)
     if is_true(own, "watch"):
-        _watch(board, own)
+        _watch(board, question if with_law else None, everything=everything, every=own["every"])
         return 0
     runs = board.look()
-    print(board.text(runs, everything=is_true(own, "all")), flush=True)
+    print(board.text(runs, everything=everything), flush=True)
     board.ledger.save()
-    if is_true(own, "fit") and len(runs) > 1:
-        print(f"\n{board.law(_question(own, board))}")
+    if with_law and len(runs) > 1:
+        print(f"\n{board.law(question)}")
     return 0
 
 
@@ -105,6 +107,7 @@ class Board:
             self.queued = queued_runs(self.folder)
         self.looks += 1
         runs = self.planned.runs if self.planned else self._recorded()
+        runs = [*runs, *find_repeats(runs, self.glances)]
         lines = [stand(run, self.glances.get(run.run_id), self.folder / run.run_id, self.queued.get(run.run_id)) for run in runs]  # fmt: skip
         if ask:
             self.ended = ended_runs(self.folder, [line.run_id for line in lines if line.is_stopped])
@@ -148,21 +151,27 @@ def _board(name: str | None, rest: Sequence[str], keys: Sequence[str], results: 
     return board
 
 
-def _watch(board: Board, own: Mapping[str, str]) -> None:
-    """Show the board until there is nothing more to see."""
+def _watch(board: Board, question: Question | None, *, everything: bool, every: str) -> None:
+    """Show the board until there is nothing more to see; with the law if there is a question to it."""
     from scaling.cli.watching import View, watch
 
-    every, everything = parse_quantity(own["every"], key="every"), is_true(own, "all")
-    if every <= 0:
-        raise ConfigError(f"every: must be above 0 s; got {every:g}.")
-    question = _question(own, board)
-    law: Callable[[], str] | None = (lambda: board.law(question)) if is_true(own, "fit") else None
-    watch(View(board.name, board.look, lambda runs: board.text(runs, everything=everything), law), every=every)  # fmt: skip
+    seconds = parse_quantity(every, key="every")
+    if seconds <= 0:
+        raise ConfigError(f"every: must be above 0 s; got {seconds:g}.")
+    law: Callable[[], str] | None = (lambda: board.law(question)) if question else None
+    watch(View(board.name, board.look, lambda runs: board.text(runs, everything=everything), law), every=seconds)  # fmt: skip
     board.ledger.save()
 
 
 def _question(own: Mapping[str, str], board: Board) -> Question:
+    """Return what is asked of the law.
+
+    Raises:
+        ConfigError: a number that is none, or out of bounds.
+    """
     at = parse_quantity(own["target.flops"], key="target.flops") if own["target.flops"] else None
+    if at is not None and at <= 0:
+        raise ConfigError(f"target.flops: must be above 0 FLOPs; got {at:g}.")
     good_enough = parse_quantity(own["good_enough"], key="good_enough")
     if good_enough <= 1:
         raise ConfigError(f"good_enough: the ends of an interval have a ratio above 1; got {good_enough:g}.")  # fmt: skip

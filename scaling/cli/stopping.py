@@ -6,6 +6,7 @@ worker whose launcher was killed finds itself without a parent, saves and leaves
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -55,6 +56,21 @@ def stop_together(plans: Sequence[RunPlan]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def import_whole(name: str) -> Any:
+    """Import a module of ours that needs torch; Ctrl-C waits until that is done.
+
+    Broken half way, torch's C code swallows the notice and goes on with half a numpy, which a later
+    import stumbles over (AttributeError: no attribute 'matrix'; seen with torch 2.9, numpy 2.3).
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        return importlib.import_module(name)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return importlib.import_module(name)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Keyboard:

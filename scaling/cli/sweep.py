@@ -31,7 +31,7 @@ from scaling.cli.standing import (
     find_standing,
     find_strays,
 )
-from scaling.cli.stopping import stop_together
+from scaling.cli.stopping import import_whole, stop_together
 from scaling.cli.workers import local_workers
 from scaling.study.config import RunConfig
 from scaling.study.errors import ConfigError
@@ -195,12 +195,13 @@ def _prepare_data(plans: Sequence[RunPlan]) -> None:
     from scaling.cli.progress import step_progress
 
     wanted = {repr(p.config.data): p for p in plans if p.config.data.source != "zipf_memory"}
+    if not wanted:
+        return
+    text = import_whole("scaling.training.data")
     for plan in wanted.values():
-        from scaling.training.data import describe, prepare
-
-        if describe(plan.config.data) is None:
+        if text.describe(plan.config.data) is None:
             with step_progress(f"preparing text: {plan.config.data.source}") as on_progress:
-                prepare(plan.config.data, context=plan.shape.context, on_progress=on_progress)
+                text.prepare(plan.config.data, context=plan.shape.context, on_progress=on_progress)
 
 
 def unique_plans(points: Sequence[Point]) -> list[tuple[Point, RunPlan]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections import Counter
@@ -86,12 +87,31 @@ def _may_go_on(state: str, queued: Queued) -> bool:
     return state in ("waiting", "interrupted", "running")
 
 
+def _time_of(stamp: str | None) -> float:
+    """Return a record's time [s]; long ago where it has none, or none that can be read."""
+    with contextlib.suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(stamp or "").timestamp()
+    return 0.0
+
+
 def planned_of(name: str, glance: Glance) -> Planned:
     """Return what a record says was planned, for a folder without a sweep file."""
     params = glance.params or 0
     tokens = round(glance.tokens_target or glance.tokens or 0)
     flops = 6.0 * params * tokens
     return Planned(name, params, tokens, flops, glance.steps_planned or 1, params)
+
+
+def find_repeats(runs: Sequence[Planned], glances: Mapping[str, Glance]) -> list[Planned]:
+    """Return recorded runs that repeat diverged ones at a lower rate, each planned as what it repeats."""
+    known = {run.run_id: run for run in runs}
+    left = {n: g.retry_of for n, g in glances.items() if g.retry_of and n not in known}
+    found: list[Planned] = []
+    while ready := [name for name, first in left.items() if first in known]:
+        for name in ready:  # one that repeats a repeat finds it known in the next round
+            known[name] = replace(known[str(left.pop(name))], run_id=name)
+            found.append(known[name])
+    return found
 
 
 def state_of(glance: Glance | None, folder: Path) -> tuple[str, str]:
@@ -105,11 +125,11 @@ def state_of(glance: Glance | None, folder: Path) -> tuple[str, str]:
         return "waiting", ""
     reason = glance.reason or ""
     if glance.status != "running":
-        return glance.status, reason
+        again = f"repeats {glance.retry_of} at a lower rate" if glance.retry_of else ""
+        return glance.status, "; ".join(filter(None, [reason, again]))
     if reason.startswith("interrupted"):  # it said so itself as it left
         return "interrupted", reason
-    updated = datetime.fromisoformat(glance.updated_at).timestamp() if glance.updated_at else 0.0
-    silent = time.time() - updated
+    silent = time.time() - _time_of(glance.updated_at)
     if silent <= SILENT_AFTER:
         return "running", reason
     from scaling.training.claim import find_holder  # a long evaluation or compilation is silent

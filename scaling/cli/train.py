@@ -34,7 +34,7 @@ from scaling.cli.evaluate import even_guess, unscored
 from scaling.cli.jobs import TOGETHER, further_configs
 from scaling.cli.plankeys import is_plan_key
 from scaling.cli.progress import run_progress, say
-from scaling.cli.stopping import leave_if_orphaned, leave_with_launcher
+from scaling.cli.stopping import import_whole, leave_if_orphaned, leave_with_launcher
 from scaling.study.errors import ConfigError, FollowedError, ScalingError
 from scaling.study.paths import data_dir
 from scaling.study.plan import make_plan
@@ -142,8 +142,7 @@ def train_task(cfg: DictConfig) -> dict[str, Any]:
         except (ScalingError, OSError) as error:
             _refused.append(error)  # raised by run_train; Hydra would add a line of its own
             return {}
-    from scaling.training.trainer import train_together
-
+    train_together = import_whole("scaling.training.trainer").train_together
     leave_if_orphaned()
     leave_with_launcher()
     config = to_run_config(cfg)
@@ -161,8 +160,7 @@ _refused: list[Exception] = []  # why the only run of this command was not train
 
 def _train_alone(cfg: DictConfig) -> dict[str, Any]:
     """Train one run with a progress line, and say what came out."""
-    from scaling.training.trainer import train
-
+    train = import_whole("scaling.training.trainer").train
     plan = make_plan(to_run_config(cfg))
     if not is_first():  # another process of this run says what there is to say
         return train(plan).to_dict()

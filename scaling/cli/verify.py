@@ -28,6 +28,7 @@ from scaling.cli.compose import (
 from scaling.cli.fit import Analysis, analyse
 from scaling.cli.overrides import as_override
 from scaling.cli.progress import run_progress
+from scaling.cli.stopping import import_whole
 from scaling.study.errors import ConfigError, RecordError, ScalingError
 from scaling.study.plan import RunPlan, make_plan
 from scaling.study.record import RunRecord, read_record, write_atomic
@@ -200,10 +201,9 @@ def run_config_of(name: str, overrides: Sequence[str], chosen: Sequence[str]) ->
 
 
 def _train(plan: RunPlan) -> RunRecord:
-    from scaling.training.trainer import train
-
+    train = import_whole("scaling.training.trainer").train
     with run_progress(plan) as on_progress:
-        record = train(plan, on_progress=on_progress)
+        record: RunRecord = train(plan, on_progress=on_progress)
     if record.status != "done":
         raise ScalingError(
             f"{plan.run_id}: {record.status} ({record.reason}); there is nothing to compare. Its record: {plan.folder}"

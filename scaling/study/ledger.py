@@ -41,6 +41,7 @@ class Glance(NamedTuple):
     tokens_per_second: float | None = None
     stacked: int | None = None
     updated_at: str | None = None
+    retry_of: str | None = None
 
 
 class _Seen(NamedTuple):

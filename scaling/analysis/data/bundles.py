@@ -30,6 +30,7 @@ MANIFEST, README = "manifest.json", "README.txt"
 BESIDE = ("sweep.yaml", "forecast.json")  # of a sweep's folder
 NESTED = ("dict", "list")  # types of fields that a table holds as JSON text
 LARGEST = 4 << 30  # bytes of one member; a larger one is no table of runs but a trap
+LARGEST_MANIFEST = 64 << 20  # bytes; 100,000 runs with a configuration each take 20 MB
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][\w.-]*")
 
@@ -71,11 +72,18 @@ class Bundle:
     @cached_property
     def records(self) -> list[RunRecord]:
         """The runs' records, checked as those of a folder are."""
+        nested = {k for k, kind in record_types() if kind in NESTED}
         records = []
         for row in self._rows("runs"):
-            nested = {k for k, kind in record_types() if kind in NESTED}
-            values = {k: json.loads(v) if k in nested and isinstance(v, str) else v for k, v in row.items()}  # fmt: skip
-            records.append(RunRecord.from_dict(values, where=f"{self.path}: {row.get('run_id')}"))
+            try:
+                values = {k: json.loads(v) if k in nested and isinstance(v, str) else v for k, v in row.items()}  # fmt: skip
+            except (ValueError, RecursionError) as error:
+                raise self._damaged(error) from None
+            record = RunRecord.from_dict(values, where=f"{self.path}: {row.get('run_id')}")
+            _safe(record.run_id, self.path)  # a folder's name in whatever is done with it
+            records.append(record)
+        if not records:
+            raise RecordError(f"{self.path}: it holds no run. Have it made again with `scaling bundle`.")  # fmt: skip
         return records
 
     @cached_property
@@ -83,28 +91,37 @@ class Bundle:
         """The rows of every run's metrics, by run id."""
         curves: dict[str, list[dict[str, Any]]] = {}
         for row in self._rows("curves"):
-            run = row.pop("run_id")
+            run = row.pop("run_id", None)
+            if not isinstance(run, str):
+                raise self._damaged("a row of a curve does not say whose it is")
             curves.setdefault(run, []).append({k: v for k, v in row.items() if v is not None})
         return curves
 
     def text(self, name: str) -> str | None:
         """Return a member as text, such as sweep.yaml; null if the bundle has none of that name."""
         data = self._data.get(name)
-        return None if data is None else data.decode("utf-8")
+        try:
+            return None if data is None else data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self._damaged(f"{name}: {error}") from None
 
     def _rows(self, table: str) -> list[dict[str, Any]]:
         for kind in ("parquet", "jsonl"):
             if (data := self._data.get(f"{table}.{kind}")) is not None:
                 try:
                     return _table_rows(data, kind, str(self.path))
-                except (ValueError, OSError) as error:  # pyarrow's own are ValueErrors and OSErrors
+                except (
+                    ValueError,
+                    OSError,
+                    RecursionError,
+                ) as error:  # pyarrow's own are ValueErrors and OSErrors
                     raise self._damaged(error) from None
         raise self._damaged(f"no table {table}")
 
     def _read_all(self) -> dict[str, bytes]:
         with zipfile.ZipFile(self.path) as archive:
             try:
-                self.manifest = json.loads(archive.read(MANIFEST))
+                self.manifest = self._read_manifest(archive)
             except KeyError:
                 raise RecordError(f"{self.path}: a zip, but no bundle (it has no {MANIFEST}). Give a file that `scaling bundle` wrote.") from None  # fmt: skip
             if self.manifest["format"] != FORMAT or self.manifest["schema_version"] != SCHEMA_VERSION:  # fmt: skip
@@ -113,6 +130,23 @@ class Bundle:
                     f"this package reads {FORMAT!r} with {SCHEMA_VERSION}. Read it with the version that wrote it."
                 )
             return {name: self._member(archive, name, said) for name, said in self.manifest["files"].items()}  # fmt: skip
+
+    def _read_manifest(self, archive: zipfile.ZipFile) -> dict[str, Any]:
+        """Read what the file says of itself, whose kinds nothing vouches for.
+
+        Raises:
+            KeyError: there is none; ValueError: it is larger than any, or says too little.
+        """
+        with archive.open(MANIFEST) as file:
+            data = file.read(LARGEST_MANIFEST + 1)
+        if len(data) > LARGEST_MANIFEST:
+            raise ValueError(f"{MANIFEST} is larger than {LARGEST_MANIFEST} bytes")
+        said = json.loads(data)
+        kinds = {"format": str, "schema_version": int, "sweep": str, "files": dict}
+        wrong = [k for k, kind in kinds.items() if not isinstance(said, dict) or not isinstance(said.get(k), kind)]  # fmt: skip
+        if wrong:
+            raise ValueError(f"{MANIFEST} does not say its {', '.join(wrong)}")
+        return dict(said)
 
     def _member(self, archive: zipfile.ZipFile, name: str, said: Mapping[str, Any]) -> bytes:
         size = archive.getinfo(name).file_size
@@ -204,12 +238,15 @@ def _curve(bundle: Bundle, run: str) -> list[dict[str, Any]]:
 
 def _table_rows(data: bytes, kind: str, where: str) -> list[dict[str, Any]]:
     if kind == "jsonl":
-        return [json.loads(line) for line in data.decode("utf-8").splitlines()]
+        rows = [json.loads(line) for line in data.decode("utf-8").splitlines()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line of a table is no mapping")
+        return rows
     try:
         from pyarrow import parquet
     except ImportError:
         raise RecordError(
             f"{where}: its tables are Parquet, and reading them needs pyarrow: pip install pyarrow, or ask for a bundle with format=jsonl."
         ) from None
-    rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(data)).to_pylist()
-    return rows
+    cells: list[dict[str, Any]] = parquet.read_table(io.BytesIO(data)).to_pylist()
+    return cells
