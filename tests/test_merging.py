@@ -163,6 +163,17 @@ def test_killed_merges_heal_and_lose_nothing(tmp_path):
     assert not [p for p in here.iterdir() if p.name[0] == "."]
 
 
+def test_dead_claim_where_a_merge_was_killed_keeps_nothing_back(tmp_path):
+    run = make_run(tmp_path / "there" / "s", "1k")
+    target = tmp_path / "here" / run.parent.name / run.name
+    aside = target.with_name(f".{run.name}.before-merge")
+    shutil.copytree(run, aside)
+    target.mkdir()
+    (target / "claim.json").write_text("")
+    assert main(["merge", str(run), f"into={tmp_path / 'here'}"]) == 0
+    assert read_record(target).status == "done" and not aside.exists()
+
+
 @pytest.mark.slow
 def test_merge_killed_at_random_goes_on(tmp_path):
     other, here = tmp_path / "other" / "a", tmp_path / "here" / "a"

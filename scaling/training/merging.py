@@ -210,6 +210,8 @@ def _tidy(target: Path) -> None:
     elif aside.exists():
         with contextlib.suppress(OSError):  # a folder that is not empty is somebody's; both stay
             if target.exists():
+                if not find_holder(target):  # a heartbeat that came just then made the folder anew
+                    (target / "claim.json").unlink(missing_ok=True)
                 target.rmdir()
             os.rename(aside, target)
     own = f".{target.name}.merging-{socket.gethostname()}-"
