@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from scaling.study.errors import ConfigError, ScalingError, did_you_mean
 from scaling.study.table import Table
@@ -43,6 +44,7 @@ def run_attention(arguments: Sequence[str]) -> int:
     found = attention_maps(folder, options["text"], target=options["target"])
     parts = [pick_part(found, options["part"])] if options["part"] or layer else list(found.maps)
     files = [found.save(out / "attention.csv")]
+    drawn: Any
     for part in parts:
         stem = f"attention_{part}" + (f"_layer{layer}_head{head}" if layer else "")
         if layer is not None and head is not None:
