@@ -65,6 +65,8 @@ def answers(model, shape, tokens):
             return model(input_ids=read, decoder_input_ids=written).logits, None
         T = tokens.shape[1]
         second = (torch.arange(T) >= first_length(T)).long().expand_as(tokens) if shape.pairs else None  # fmt: skip
+        if shape.classes:
+            return model(tokens, attention_mask=tokens != shape.vocab - 1).logits, None
         out = model(tokens, token_type_ids=second)
         return (out.prediction_logits, out.seq_relationship_logits) if shape.pairs else (out.logits, None)  # fmt: skip
 
@@ -110,6 +112,7 @@ OURS = {
     "bert": BERT_SHAPE,
     "bert_pairs": replace(BERT_SHAPE, pairs=True),
     "bert_relu": replace(BERT_SHAPE, activation="relu"),
+    "bert_labels": replace(BERT_SHAPE, classes=3, outputs=1, padded=True),
     "t5_1_0": T5_SHAPE,
     "t5_1_1": replace(T5_SHAPE, activation="geglu", tied=False, scale_head=False),
     "t5_silu": replace(T5_SHAPE, activation="swiglu", ffn=60, head_size=8),
@@ -134,7 +137,10 @@ def test_our_model_gives_the_same_outputs_there(name, tmp_path):
     theirs, report = kind.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     length = shape.source + shape.outputs if shape.source else shape.context
-    agree(shape, tensors, theirs.eval(), random_tokens(shape.vocab, length))
+    tokens = random_tokens(shape.vocab - shape.padded, length)
+    if shape.padded:
+        tokens[0, 20:] = shape.vocab - 1
+    agree(shape, tensors, theirs.eval(), tokens)
 
 
 @pytest.mark.parametrize("name", OURS)

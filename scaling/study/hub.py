@@ -96,7 +96,8 @@ def config_of(
     if family == "t5":
         given = specials or {}
         start, end = given.get("start", 0), given.get("end", 1)  # T5's own, where nothing is said
-        tokens = {"decoder_start_token_id": start, "pad_token_id": start, "eos_token_id": end}
+        pad = given.get("pad", start)
+        tokens = {"decoder_start_token_id": start, "pad_token_id": pad, "eos_token_id": end}
     common = {
         "model_type": family,
         "vocab_size": shape.vocab,

@@ -100,8 +100,10 @@ def gpt2_config(s: ModelShape) -> dict[str, Any]:
 
 
 def bert_config(s: ModelShape) -> dict[str, Any]:
-    return {
-        "architectures": ["BertForPreTraining" if s.pairs else "BertForMaskedLM"],
+    judges = "BertForPreTraining" if s.pairs else "BertForMaskedLM"
+    labels = {"num_labels": s.classes} if s.classes else {}
+    return labels | {
+        "architectures": ["BertForSequenceClassification" if s.classes else judges],
         "tie_word_embeddings": s.tied,
         "hidden_size": s.width,
         "num_hidden_layers": s.layers,
@@ -114,7 +116,7 @@ def bert_config(s: ModelShape) -> dict[str, Any]:
         "position_embedding_type": "absolute",  # what transformers 4 had a choice of
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        "pad_token_id": None,
+        "pad_token_id": s.vocab - 1 if s.padded else None,
     }
 
 
@@ -198,14 +200,19 @@ def gpt2_shape(c: Mapping[str, Any], where: str) -> ModelShape:
 def bert_shape(c: Mapping[str, Any], where: str) -> ModelShape:
     _check(c, where, _BERT_NEEDS)
     heads, width = c["num_attention_heads"], c["hidden_size"]
+    kinds = c.get("architectures") or ()
+    # transformers writes names of the labels, unless they are two, or as many as it was told
+    labels = len(c.get("id2label") or ()) or c.get("num_labels", 2)
+    classes = labels if "BertForSequenceClassification" in kinds else 0
     return ModelShape(
         layers=c["num_hidden_layers"], width=width, heads=heads, kv_heads=heads, head_size=width // heads,
         ffn=c["intermediate_size"], vocab=c["vocab_size"], context=c.get("max_position_embeddings", 512),
-        kind="encoder", norm="layernorm", norm_at="post", embedding_norm=True,
+        classes=classes, outputs=1 if classes else 0,
+        padded=bool(classes) and c.get("pad_token_id") == c["vocab_size"] - 1, kind="encoder", norm="layernorm", norm_at="post", embedding_norm=True,
         norm_eps=float(c.get("layer_norm_eps", 1e-12)), position="learned", segments=True,
         activation=_activation(c.get("hidden_act", "gelu"), ACTIVATIONS, where, "hidden_act"),
         head_transform=True, tied=True, bias=True,
-        pairs="BertForPreTraining" in (c.get("architectures") or ()),
+        pairs="BertForPreTraining" in kinds,
     )  # fmt: skip
 
 

@@ -30,6 +30,8 @@ def text_of(name: str) -> str:
     """Return how a special token is written where a tokenizer gets it from us."""
     if name.startswith(_SPAN):
         return MARK.format(name.removeprefix(_SPAN))
+    if name == "pad":  # <pad> is what T5 begins with
+        return "[PAD]"
     return TEXTS[name][0] if name in TEXTS else f"<{name}>"
 
 

@@ -91,7 +91,7 @@ def cleared(tensors: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
     given = {n: t for n, t in tensors.items() if not _SPARE.search(n)}
     if family == "bert":  # as first released: gains and shifts of norms had other names
         given = {re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", n)): t for n, t in given.items()}  # fmt: skip
-        if not shape.pairs:
+        if not (shape.pairs or shape.classes):
             given = {n: t for n, t in given.items() if not _JUDGEMENT.search(n)}
     prefixes = _PREFIXES.get(family)
     if prefixes:  # GPT-2 as first released lacks the prefix
@@ -143,12 +143,17 @@ def _bert(shape: ModelShape) -> Iterator[Counterpart]:
                 yield _plain(f"blocks.{i}.{our}.{kind}", f"{block}{their}.{kind}")
             split = [f"{block}attention.self.{x}.{kind}" for x in ("query", "key", "value")]
             yield _joint(f"blocks.{i}.attention.qkv.{kind}", split, shape)
+        if shape.pairs or shape.classes:
+            yield _plain(f"pool.{kind}", f"bert.pooler.dense.{kind}")
+        if shape.classes:
+            yield _plain(f"label.{kind}", f"classifier.{kind}")
+            continue
         yield _plain(f"transform.dense.{kind}", f"{head}transform.dense.{kind}")
         yield _plain(f"transform.norm.{kind}", f"{head}transform.LayerNorm.{kind}")
         if shape.pairs:
-            yield _plain(f"pool.{kind}", f"bert.pooler.dense.{kind}")
             yield f"pair.{kind}", [f"cls.seq_relationship.{kind}"], _swapped, _swapped_back
-    yield _plain("head.bias", f"{head}bias")
+    if not shape.classes:
+        yield _plain("head.bias", f"{head}bias")
 
 
 def _t5(shape: ModelShape) -> Iterator[Counterpart]:

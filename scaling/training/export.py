@@ -185,7 +185,8 @@ def model_card(record: RunRecord, shape: ModelShape, tokenizer: str | None) -> s
         ("software", ", ".join(f"{k} {v}" for k, v in record.software.items())),
     ]  # fmt: skip
     table = "".join(f"| {name} | {value} |\n" for name, value in rows)
-    use, task = USES[shape.kind], TASKS[shape.kind]
+    kind = "classifier" if shape.classes else shape.kind
+    use, task = USES[kind], TASKS[kind]
     return CARD.format(table=table, family=record.family, task=task, use=use if tokenizer else NO_TOKENIZER)  # fmt: skip
 
 
@@ -206,6 +207,7 @@ that quality.
 TASKS = {
     "decoder": "text-generation",
     "encoder": "fill-mask",
+    "classifier": "text-classification",
     "encoder_decoder": "text2text-generation",
 }
 USES = {
@@ -219,6 +221,12 @@ print(pipeline("text-generation", model=".")("def main(", max_new_tokens=20)[0][
 ```python
 from transformers import pipeline
 print(pipeline("fill-mask", model=".")("def main([MASK]):")[0]["sequence"])
+```
+""",
+    "classifier": """\
+```python
+from transformers import pipeline
+print(pipeline("text-classification", model=".")("a text"))
 ```
 """,
     "encoder_decoder": """\

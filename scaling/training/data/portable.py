@@ -128,7 +128,7 @@ def _frame(tokenizer: FastTokenizer, specials: Mapping[str, int]) -> None:
 
 
 # what `transformers` calls the special tokens
-_ROLES = {"mask": "mask_token", "cls": "cls_token", "sep": "sep_token", "start": "pad_token", "end": "eos_token"}  # fmt: skip
+_ROLES = {"mask": "mask_token", "cls": "cls_token", "sep": "sep_token", "start": "pad_token", "end": "eos_token", "pad": "pad_token"}  # fmt: skip
 
 
 def byte_tokenizer() -> FastTokenizer:
