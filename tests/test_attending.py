@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,8 @@ from small_run import small_plan
 
 import scaling as sl
 from scaling.cli import main
-from scaling.present.inside import _labelled, _lacking
+from scaling.present import style
+from scaling.present.inside import _labelled, _lacking, attention_grid
 from scaling.study.errors import ConfigError, DataError
 from scaling.training.attending import _Listener, overhear, overhear_pair, weigh
 from scaling.training.kernels import attend_reference
@@ -27,6 +30,7 @@ KINDS = {
     "encoder": {"model.kind": "encoder"},
     "encoder_decoder": {"model.kind": "encoder_decoder"},
 }
+DEJAVU = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSerif.ttf")
 TEXT = "a = b  # 天地\n"
 
 
@@ -184,6 +188,10 @@ def test_commands_write_figures_and_numbers_and_missing_signs_are_named(folders,
     assert (out / "lens.png").stat().st_size > 5000
     told = capsys.readouterr()
     assert "layer: 3; the encoder has 1 to 2" in told.err and "likeliest" in told.out
+    drawn = attention_grid(sl.attention_maps(folders["decoder"], "ab"), font=DEJAVU)
+    # a label keeps the font that it was made in, also when it is saved later
+    assert drawn.axes[0].get_yticklabels()[0].get_fontfamily()[0] == "DejaVu Serif"
+    style.close(drawn)
     assert _lacking({"a", "\U0010fffe"}, ["DejaVu Sans"]) == {"\U0010fffe"}
     with pytest.warns(UserWarning, match="no font here has.*font=FILE"):
         _labelled(["\U0010fffe"], "")

@@ -76,7 +76,6 @@ def attention_grid(maps: Maps, *, part: str | None = None, font: str = "") -> Fi
                 grid[i, h].set_title(f"layer {i + 1} head {h + 1}", fontsize=8)
                 grid[i, h].tick_params(labelleft=h == 0, labelbottom=i == layers - 1)
         figure.suptitle(f"{part} attention: row looks at column", fontsize=9)
-        figure.canvas.draw()  # while the fonts hold
     return figure
 
 
@@ -108,7 +107,6 @@ def attention_head(
             for (t, s), p in np.ndenumerate(maps.maps[part][layer - 1, head - 1]):
                 if p >= 0.005:
                     ax.text(s, t, f"{p:.2f}"[1:] if p < 0.995 else "1", ha="center", va="center", fontsize=6.5, color="white" if p > 0.5 else style.INK)  # fmt: skip
-        ax.figure.canvas.draw()
     return ax
 
 
@@ -149,7 +147,6 @@ def lens_figure(lens: Depths, *, font: str = "") -> Figure:
         right.set_xticks(range(M))
         m, t = np.indices((M, T))
         style.remember(left, {"lens": pd.DataFrame({"layers": m.ravel(), "token": np.asarray(lens.tokens)[t.ravel()], "predicted": lens.predicted[:, :, 0].ravel(), "probability": best_MT.ravel(), "loss": lens.loss.ravel()})})  # fmt: skip
-        figure.canvas.draw()
     return figure
 
 
@@ -206,17 +203,17 @@ def _labelled(labels: Iterable[str], font: str) -> Any:
 
 
 class _Fonts:
-    """The style with other fonts, inside which figures are begun."""
+    """The style with other fonts: a label keeps the families that hold when it is made."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
 
     def __enter__(self) -> None:
-        self.before = style.RC["font.sans-serif"]
-        style.RC["font.sans-serif"] = self.names
+        self.before = style.RC["font.family"]
+        style.RC["font.family"] = self.names
 
     def __exit__(self, *_: Any) -> None:
-        style.RC["font.sans-serif"] = self.before
+        style.RC["font.family"] = self.before
 
 
 def _installed() -> list[str]:
