@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scaling.study.errors import ConfigError
 from scaling.study.objective import IGNORE
+from scaling.study.record import read_record
 from scaling.training.checkpoint import read_weights
 from scaling.training.data import prepare
 from scaling.training.model import build_model
@@ -182,3 +187,29 @@ def test_keys_of_other_objectives_leave_a_run_as_it_is(tmp_path):
     other = {"objective.rate": 0.3, "objective.next_sentence": True, "objective.masking": "plain"}
     assert setting(tmp_path, "encoder labels", **other).hash == plain.hash
     assert setting(tmp_path, "encoder labels", **{"data.noise": 0.1}).hash != plain.hash
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from test_pairs import setting
+from scaling.training.trainer import train
+train(setting(Path(sys.argv[1]), "decoder writes", **{"train.parallel": sys.argv[2], "train.micro_batch_tokens": 78}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_take_the_mean_over_all_targets(tmp_path, parallel):
+    one = train(setting(tmp_path / "one", "decoder writes"))
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    here = Path(__file__).parent
+    env = os.environ | {"PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    subprocess.run([*words, str(script), str(tmp_path / "two"), parallel], env=env, check=True, timeout=300)  # fmt: skip
+    two = read_record(setting(tmp_path / "two", "decoder writes").folder)
+    assert two.devices == 2 and two.parallel == parallel
+    # as between micro-batches: rounding over 20 steps at a rate of 0.01
+    assert two.val_loss == pytest.approx(one.val_loss, abs=2e-4)
+    assert (two.measures is None) == (parallel == "fsdp")  # no process has the whole model there

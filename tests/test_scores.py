@@ -249,3 +249,13 @@ def test_a_measure_is_a_column_and_larger_runs_are_foretold(tmp_path, capsys, mo
     fitted = json.loads((tmp_path / "results" / "made" / "fit.json").read_text())
     # 4e-3 of noise on a slope of 0.85 moves the knee by hundredths; the largest runs are left out
     assert fitted["params"]["x0"] == pytest.approx(1.3, abs=0.15)
+    capsys.readouterr()
+    assert main(["plot", "made", *words, "intervals=delta", "holdout_above=5e9"]) == 0
+    drawn = tmp_path / "results" / "made" / "figures" / "link.png"
+    assert drawn.is_file() and str(drawn.relative_to(tmp_path)) in capsys.readouterr().out
+    rows = [r for r in drawn.with_suffix(".csv").read_text().splitlines() if ",False" in r]
+    assert len(rows) == said_held_out(said), "held-out runs are drawn apart"
+
+
+def said_held_out(text):
+    return int(next(line for line in text.splitlines() if "runs held out" in line).split()[-1])

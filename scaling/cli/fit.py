@@ -235,7 +235,12 @@ def save_figures(analysis: Analysis, **extra: Any) -> list[Path]:
     from scaling.present.figures import save_figures as save
 
     return save(
-        analysis.out / "figures", runs=analysis.runs, fit=analysis.fit, iso=analysis.iso, **extra
+        analysis.out / "figures",
+        runs=analysis.runs,
+        fit=analysis.fit,
+        iso=analysis.iso,
+        held=analysis.held,
+        **extra,
     )
 
 

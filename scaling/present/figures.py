@@ -19,6 +19,7 @@ from scaling.present import plot, style
 
 CAPTIONS = {
     "overview": "The study on one page.",
+    "link": "The measure against the loss it is told from, with the law. Diamonds were not in the fit; the law is dashed beyond the others.",
     "curves": "Validation loss along every run; colour is size, the dashed line the lowest loss reached within each compute.",
     "isoflop": "Loss against size at equal compute. The star is the minimum of the curve, the bar its interval.",
     "frontier": "Optimal size and tokens against compute by both approaches. Dashed lines and paler bands lie beyond the runs.",
@@ -36,7 +37,7 @@ CAPTIONS = {
 
 def draw_figures(
     runs: Runs, fit: Fit, iso: IsoFlops | None = None, *, envelope: Envelope | None = None,
-    verification: pd.DataFrame | None = None, target: float | None = None, learning_rates: Runs | None = None,
+    verification: pd.DataFrame | None = None, target: float | None = None, learning_rates: Runs | None = None, held: Runs | None = None,
     approaches: Approaches | None = None, universes: Multiverse | None = None, backtest: Backtest | None = None,
 ) -> dict[str, Callable[[], Any]]:  # fmt: skip
     """Return what draws each figure that these runs and this law allow, by name."""
@@ -48,6 +49,7 @@ def draw_figures(
                 runs, fit, iso, envelope=envelope, target=target, verification=verification
             ),
         ),
+        "link": (fit.law.inputs == ("x",), lambda: plot.link(fit, held)),
         "isoflop": (iso is not None, lambda: plot.isoflop(iso)),  # type: ignore[arg-type]
         "frontier": (
             path or iso is not None,

@@ -24,6 +24,7 @@ from scaling.present.isocurves import isoflop
 from scaling.present.landscape import surface
 from scaling.present.learning import curves, learning_rate
 from scaling.present.likelihoods import profile, profiles
+from scaling.present.link import link
 from scaling.present.sides import approaches, exponents, sizes
 from scaling.present.spending import spending
 from scaling.present.style import save, table_of
@@ -31,9 +32,10 @@ from scaling.present.transfer import transfer
 from scaling.present.universes import multiverse
 
 __all__ = [
-    "approaches", "attention_grid", "attention_head", "backtest", "curves", "drift", "exponents", "frontier", "frontiers", "gaps", "isoflop",
-    "learning_rate", "lens_figure", "multiverse", "onset", "overview", "prediction", "profile", "profiles", "residuals",
-    "save", "scoreboard", "sizes", "spending", "surface", "table_of",
+    "approaches", "attention_grid", "attention_head", "backtest", "curves", "drift", "exponents",
+    "frontier", "frontiers", "gaps", "isoflop", "learning_rate", "lens_figure", "link",
+    "multiverse", "onset", "overview", "prediction", "profile", "profiles", "residuals", "save",
+    "scoreboard", "sizes", "spending", "surface", "table_of",
     "transfer",
 ]  # fmt: skip
 

@@ -34,8 +34,18 @@ def phrase(params: str, flops: str, loss: str) -> str:
     return f"N: {N}; C: {C}; loss: {loss} [{loss_unit(loss)}]"
 
 
+# names, or their ends, of measures that are a share or a mean of shares
+SHARES = (
+    "accuracy", "accuracy_norm", "macro_f1", "rouge_1", "rouge_2", "rouge_l", "exact_match",
+)  # fmt: skip
+
+
 def loss_unit(loss: str) -> str:
-    """Return the unit of a loss column: bits/byte, bits/character or nats/token."""
+    """Return the unit of a loss column: bits/byte, bits/character, nats/token, or a measure's own."""
+    if loss in ("bleu", "chrf"):
+        return "of 100"
+    if loss.endswith(SHARES):
+        return "of 1"
     if loss.startswith("val_bpc_"):
         return "bits/character"
     return "bits/byte" if is_per_byte(loss) else "nats/token"

@@ -137,7 +137,7 @@ def accuracy_law(column: str = PROXY) -> Law:
         formula="accuracy = floor + span / (1 + exp(k (x - x0)))",
         params=(
             Param("floor", "accuracy at chance", linear=True, floor=True),
-            Param("span", "from chance to the best", log=True, linear=True, low=1e-6, high=10.0),
+            Param("span", "from chance to the best", log=True, linear=True, low=1e-6, high=1e3),
             Param("k", "steepness [per unit of the loss]", low=1e-3, high=200.0, start=(0.5, 12.0)),
             Param("x0", "loss half-way [unit of x]", low=1e-6, high=50.0, start=(0.3, 6.0)),
         ),
