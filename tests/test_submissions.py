@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -54,6 +55,10 @@ def test_submission_is_read_as_it_was_written(tmp_path):
         write_submission(one)
     (folder / "logs" / "cut").mkdir()
     (folder / "logs" / "cut" / "submission.json").write_text('{"engine": "sl')
+    for number, wrong in enumerate(({"at": 3}, {"jobs": [1]}, {"jobs": {"1_0": "abc"}}, {"jobs": {"1_0": [None]}})):  # fmt: skip
+        values = {"engine": "slurm", "name": "mine", "jobs": {}, "at": "2020"} | wrong
+        (folder / "logs" / f"wrong{number}").mkdir()
+        (folder / "logs" / f"wrong{number}" / "submission.json").write_text(json.dumps(values))
     assert read_submissions(folder) == [first, later]
     assert read_submissions(folder)[0].folder == folder / "logs" / "first"
     assert first.arrays == ["17"]

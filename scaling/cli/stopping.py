@@ -20,6 +20,7 @@ from typing import Any
 from scaling.cli.progress import say
 from scaling.study.plan import RunPlan
 from scaling.training.claim import read_claim
+from scaling.training.interrupt import NOTICES
 
 PATIENCE = 60.0  # s for checkpoints to be written; a second notice ends at once
 ORPHAN_SECONDS = 1.0  # between looks for the launcher
@@ -59,14 +60,14 @@ def stop_together(plans: Sequence[RunPlan]) -> Iterator[None]:
 
 
 def import_whole(name: str) -> Any:
-    """Import a module of ours that needs torch; Ctrl-C waits until that is done.
+    """Import a module of ours that needs torch; Ctrl-C and its like wait until that is done.
 
     Broken half way, torch's C code swallows the notice and goes on with half a numpy, which a later
     import stumbles over (AttributeError: no attribute 'matrix'; seen with torch 2.9, numpy 2.3).
     """
     if not hasattr(signal, "pthread_sigmask"):
         return importlib.import_module(name)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
     try:
         return importlib.import_module(name)
     finally:

@@ -101,9 +101,18 @@ def _read(path: Path) -> Submission | None:
         values = json.loads(path.read_text(encoding="utf-8"))
         known = {f.name for f in dataclasses.fields(Submission)}
         values = {k: v for k, v in values.items() if k in known}
-        return Submission(**values, folder=path.parent)
-    except (OSError, ValueError, TypeError, AttributeError):
+        found = Submission(**values, folder=path.parent)
+        return found if _is_whole(found) else None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _is_whole(found: Submission) -> bool:
+    """Whether a file that anybody may have changed says what a submission says."""
+    words = (found.engine, found.name, found.at, *found.jobs)
+    runs = [run for ids in found.jobs.values() for run in (ids if isinstance(ids, list) else [ids])]
+    lists = all(isinstance(ids, list) for ids in found.jobs.values())
+    return lists and all(isinstance(text, str) for text in (*words, *runs))
 
 
 def queued_runs(folder: Path) -> dict[str, Queued]:
