@@ -71,7 +71,8 @@ HELPS = {
 
 Draws what the runs allow: overview (the study on one page), curves (loss along every run), isoflop
 (loss against size at equal compute), frontier (optimal size and tokens), prediction (frontier and
-held-out runs), surface, residuals, and profile (how well each parameter is bounded).
+held-out runs), surface, residuals, profile (how well each parameter is bounded), and of a law from a loss to a measure
+link (loss=accuracy law=accuracy_from_loss; runs above holdout_above are drawn apart).
 Keys are those of `scaling fit --help`.""",
     "report": """scaling report [SWEEP or TABLE] [key=value ...]: one page that opens in a browser.
 
