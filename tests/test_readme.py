@@ -1,5 +1,6 @@
 """What the README and the docs tell people to type works."""
 
+import importlib
 import re
 import shlex
 import shutil
@@ -13,7 +14,7 @@ from small_run import small_plan
 
 from scaling.analysis.data.simulation import isoflop_grid, simulate
 from scaling.analysis.laws import CHINCHILLA
-from scaling.cli import main, split_sweep
+from scaling.cli import VERBS, main, split_sweep
 from scaling.cli.auto import Question, split_keys
 from scaling.cli.compose import compose_fit
 from scaling.cli.growing import FEWEST, start_growing
@@ -29,6 +30,9 @@ CHEAP = ("plan", "status", "fit", "plot", "report", "next", "keys")  # run; the 
 READERS = ("fit", "plot", "report", "next", "audit", "noise")  # these need the sweep's results
 KEEPERS = ("clean", "merge", "bundle")
 WEIGHTS = ("export", "evaluate")  # these need a run's kept weights
+LOOKERS = ("attention", "lens", "induction", "gaps")  # tested on models and groups of their own
+OWN_TEXT = ("data.tokenizer=", "data.vocab=", "objective.specials.")  # of folders that are not here
+QUIZ = '{"question": "import", "choices": ["numpy", "zqxjk"], "answer": 0}\n'
 QUICK = ["laws=chinchilla", "objectives=huber_log", "outliers=none"]  # a small audit
 
 
@@ -58,6 +62,7 @@ def workplace(tmp_path, monkeypatch):
     runs = simulate("chinchilla", EPOCH, N, D, noise=0.004)
     theirs = {"n_million": N / 1e6, "seen_billion": D / 1e9, "final": runs.L}
     pd.DataFrame(theirs).to_csv(tmp_path / "runs.csv", index=False)
+    (tmp_path / "docs.jsonl").write_text('{"text": "the cat", "language": "en"}\n' * 9000)
     (tmp_path / "runs.columns.yaml").write_text("".join(blocks(README, "yaml")))
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "mine.yaml").write_text(blocks(ROOT / "docs" / "trunks.md", "yaml")[0])
@@ -99,19 +104,30 @@ def ask(arguments):
 
 def run_on_weights(arguments, folder, plan):
     """Run a command that needs weights on the trained run."""
-    arguments = [re.sub(r"^llama-n.*|^quickstart$", str(plan.folder), a) for a in arguments]
+    name = r"^(llama|bert)-n.*|^quickstart$|^translate$"
+    arguments = [re.sub(name, str(plan.folder), a) for a in arguments]
+    (folder / "quiz.jsonl").write_text(QUIZ)
     for name in [a.split("=")[1] for a in arguments if a.startswith("data.validation.")]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / "my.txt", folder / name)
     if arguments[0] == "export":
-        shutil.rmtree(folder / "my_model")
+        shutil.rmtree(folder / arguments[2], ignore_errors=True)
     assert main(arguments) == 0
+
+
+def asked_of(verb, arguments):
+    """Check that a command's keys are those its help names."""
+    named = importlib.import_module(VERBS[verb])
+    text = getattr(named, "HELPS", {}).get(verb) or named.__doc__
+    keys = [a.split("=")[0].split(".")[0] for a in arguments if "=" in a]
+    assert verb in text and all(key in text for key in keys if key not in ("fixed", "where"))
 
 
 def composed(arguments):
     """The plan that composes the same runs as a command that trains."""
-    kept = [a for a in arguments[1:] if a != "-m"]
-    return ["plan", *kept, "calibrate=false"]
+    kept = [a for a in arguments[1:] if a != "-m" and not a.startswith(OWN_TEXT)]
+    left_out = ["model.params=1M"] if kept == ["model=bert"] else []  # written as ...
+    return ["plan", *kept, *left_out, "calibrate=false"]
 
 
 @pytest.mark.parametrize("arguments", SCALING, ids=" ".join)
@@ -126,6 +142,9 @@ def test_command_runs_or_at_least_composes(arguments, workplace, trained, capsys
         run_on_weights(arguments, *trained)
         return
     verb, asks_only = arguments[0], "--help" in arguments or "--cfg" in arguments
+    if verb in LOOKERS and not asks_only:
+        asked_of(verb, arguments[1:])
+        return
     if verb == "forecast":
         if arguments[1] == "board":  # something to count
             assert (
@@ -133,7 +152,9 @@ def test_command_runs_or_at_least_composes(arguments, workplace, trained, capsys
             )
         assert main(arguments) == (1 if arguments[1] == "score" else 0)  # nothing is trained
         return
-    other = any(a.startswith("loss=val_loss_") for a in arguments)  # a text that the sample lacks
+    other = any(
+        a.startswith(("loss=val_loss_", "loss=val_bpb_")) for a in arguments
+    )  # a text that the sample lacks
     if verb in READERS and (
         other or not any((Path.cwd() / p / arguments[1]).exists() for p in ("", "results"))
     ):
@@ -163,5 +184,5 @@ def test_other_command_has_what_it_names(words):
     elif words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     else:
-        known = ("torchrun", "srun", "scancel", "ray", "SCALING_JOBS=6")
+        known = ("torchrun", "srun", "scancel", "ray", "SCALING_JOBS=6", "echo", "lm_eval")
         assert words[0] in known or words[:2] == ["pip", "install"]

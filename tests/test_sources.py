@@ -242,7 +242,7 @@ def test_dataset_is_streamed_until_there_is_enough(corpus):
 
     (corpus / "b.txt").unlink()
     size = len((CHINESE * 5).encode())
-    documents = list(_stream_dataset(str(corpus), "text", stream_bytes=10 * size))
+    documents = list(_stream_dataset(str(corpus), "text", None, stream_bytes=10 * size))
     assert len(documents) == 10 and all(CHINESE in text for text in documents)
     with pytest.raises(DataError, match=r"no text under 'body'; there is: text, id"):
-        list(_stream_dataset(str(corpus), "body", stream_bytes=10))
+        list(_stream_dataset(str(corpus), "body", None, stream_bytes=10))

@@ -239,7 +239,10 @@ def test_page_on_loading_runs_as_it_is_written(tmp_path, monkeypatch):
     N, D = (x.ravel() for x in np.meshgrid(np.geomspace(7, 700, 5), np.geomspace(1, 90, 4)))
     loss = 1.7 + 400 * (1e6 * N) ** -0.34 + 410 * (1e9 * D) ** -0.28
     theirs = pd.DataFrame({"n_params_M": N, "seen": D, "bpb": loss / np.log(2) / 4.3})
-    both = [theirs.assign(dataset="c4"), theirs.assign(dataset="code", bpb=1.1 * theirs["bpb"])]
+    both = [
+        theirs.assign(dataset="c4", data_hash="b28656f38e90159d"),
+        theirs.assign(dataset="code", data_hash="0c12", bpb=1.1 * theirs["bpb"]),
+    ]
     pd.concat(both).to_csv(tmp_path / "runs.csv", index=False)
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[1] / "docs" / "loading.md").read_text()

@@ -54,7 +54,12 @@ def test_record_tells_what_was_trained(finished):
     trunk = {"parent", "parent_tokens", "parent_seconds", "stacked"}
     unasked = {"horizon", "base_width", "base_depth", "val_sets", "init_from", "init_hash"}
     uneventful = {"reason", "lives", "retry_of"}
-    assert unknown <= {"mfu", "family", "source_hash"} | trunk | unasked | uneventful
+    # an encoder's, a task's, and what a meter or stated rates would say
+    others = {"encoder_layers", "val_pseudo_perplexity", "measures"}
+    costs = {"cost", "energy_joules", "energy_source", "parent_joules"}
+    assert (
+        unknown <= {"mfu", "family", "source_hash"} | trunk | unasked | uneventful | others | costs
+    )
     assert (record.attempts, record.failures) == (1, [])
 
 
@@ -238,7 +243,7 @@ def test_claim_cut_off_by_a_kill_does_not_block(tmp_path):
 
 
 def _ticks(pid):
-    from scaling.training.claim import _start_ticks
+    from scaling.training.identity import _start_ticks
 
     return _start_ticks(pid)
 
