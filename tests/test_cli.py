@@ -171,7 +171,7 @@ def test_single_run_says_what_came_out(tmp_path):
             ["train", "model.params=big"],
             "model.params: expected a number such as 40M or 1e18; got 'big'",
         ),
-        (["train", "model=huge"], "model: there is no 'huge'. There are: gpt2, llama"),
+        (["train", "model=huge"], "model: there is no 'huge'. There are: bert, gpt2, llama, t5"),
         (
             ["train", "model.params=1M", "budget.tokens=0"],
             "budget.tokens: must be above 0 tokens; got 0",

@@ -24,7 +24,7 @@ from pathlib import Path
 from small_run import small_plan
 from scaling.training.trainer import train
 plan = small_plan(Path(sys.argv[1]), **{"train.checkpoint_seconds": 1e-6})
-train(plan, on_progress=lambda progress: (print(progress["step"], flush=True), time.sleep(0.02)))
+train(plan, on_progress=lambda progress: (print(progress["step"], flush=True), time.sleep(float(sys.argv[2]))))
 """
 NUMBERS = ("step", "tokens", "train_loss", "val_loss", "val_excess", "lr", "grad_norm")
 
@@ -41,14 +41,14 @@ def numbers(folder: Path) -> list[dict]:
     return [{k: row[k] for k in NUMBERS if k in row} for row in read_metrics(folder)]
 
 
-def start_child(folder: Path) -> subprocess.Popen:
+def start_child(folder: Path, *, pause: float = 0.02) -> subprocess.Popen:
     here = Path(__file__).parent
     environment = os.environ | {
         "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder)],
+        [sys.executable, "-c", CHILD, str(folder), str(pause)],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
@@ -140,7 +140,7 @@ def test_run_whose_text_has_changed_starts_again(tmp_path):
 def test_two_processes_on_one_run_do_not_mix(tmp_path, undisturbed):
     _, rows = undisturbed
     plan = small_plan(tmp_path)
-    first = start_child(tmp_path)
+    first = start_child(tmp_path, pause=0.3)  # 20 rows: longer than the other takes to begin
     claim = plan.folder / "claim.json"
     deadline = time.time() + 60
     while not claim.exists() and time.time() < deadline:

@@ -259,3 +259,20 @@ def test_a_measure_is_a_column_and_larger_runs_are_foretold(tmp_path, capsys, mo
 
 def said_held_out(text):
     return int(next(line for line in text.splitlines() if "runs held out" in line).split()[-1])
+
+
+def test_scoring_texts_leaves_a_borrowed_stderr_open():
+    """A handler of rouge_score's closes its stream when somebody sets up logging anew."""
+    import subprocess
+    import sys
+
+    code = (
+        "import io, logging, sys\n"
+        "sys.stderr = borrowed = io.StringIO()\n"
+        "from scaling.training.scores import score_texts\n"
+        "score_texts(['a b'], ['a b'])\n"
+        "sys.stderr = sys.__stderr__\n"
+        "logging.shutdown()\n"
+        "assert not borrowed.closed\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,6 +77,7 @@ def score_texts(
         MissingScores: sacrebleu or rouge_score is not installed.
     """
     try:
+        from absl.logging import get_absl_handler
         from rouge_score.rouge_scorer import RougeScorer
         from sacrebleu.metrics import BLEU, CHRF
     except ImportError as error:
@@ -83,6 +85,9 @@ def score_texts(
             f"measures: {error.name} is not installed, so texts are not scored. Install it, pip install 'scaling-lab[measures]', "
             "then `scaling evaluate RUN measures=true`."
         ) from None
+    # rouge_score brings a log handler that closes the stream it began with, even one that somebody
+    # had put in the place of stderr for a while, as notebooks and tests do
+    get_absl_handler().python_handler.stream = sys.__stderr__
     tokenize = tokenize or ("zh" if any(is_wordless(text) for text in wanted) else "13a")
     out = {}
     for name, metric in (("bleu", BLEU(tokenize=tokenize)), ("chrf", CHRF())):
