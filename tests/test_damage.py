@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+from disturbed import assert_alike, interrupted
 from small_run import numbers, small_plan
 
 from scaling.cli.fit import sweep_file
@@ -41,35 +42,6 @@ def test_damaged_sweep_copy_is_named(tmp_path, damage):
     (tmp_path / "sweep.yaml").write_bytes(damage)
     with pytest.raises(RecordError, match=r"sweep\.yaml: damaged\. Delete it"):
         sweep_file(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    plan = small_plan(tmp_path_factory.mktemp("undisturbed"))
-    return train(plan), numbers(plan.folder)
-
-
-def assert_alike(plan, undisturbed):
-    record = train(plan)
-    assert (record.status, record.val_loss, record.train_loss) == (
-        "done",
-        undisturbed[0].val_loss,
-        undisturbed[0].train_loss,
-    )
-    assert numbers(plan.folder) == undisturbed[1]
-
-
-def interrupted(folder, *, step=30):
-    """Train to a step with a checkpoint after every one, and stop there."""
-    plan = small_plan(folder, **OFTEN)
-
-    def stop(progress):
-        if progress["step"] >= step:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(plan, on_progress=stop)
-    return plan
 
 
 def test_checkpoints_after_a_damaged_later_one_are_kept(tmp_path, undisturbed):

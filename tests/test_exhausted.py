@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from disturbed import assert_alike
 from safetensors import SafetensorError
-from small_run import numbers, small_plan
+from small_run import small_plan
 
 from scaling.study.errors import TrainError
 from scaling.study.record import read_record, write_atomic
@@ -45,22 +46,6 @@ def test_write_that_fails_names_its_file(tmp_path):
         write_atomic(tmp_path / "run.json", "{}")
     assert caught.value.filename == str(tmp_path / "run.json")
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    plan = small_plan(tmp_path_factory.mktemp("undisturbed"))
-    return train(plan), numbers(plan.folder)
-
-
-def assert_alike(plan, undisturbed):
-    record = train(plan)
-    assert (record.status, record.val_loss, record.train_loss) == (
-        "done",
-        undisturbed[0].val_loss,
-        undisturbed[0].train_loss,
-    )
-    assert numbers(plan.folder) == undisturbed[1]
 
 
 def test_failure_of_a_team_leaves_its_finished_runs_alone(tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from small_run import numbers, small_plan
+from disturbed import assert_alike, interrupted
+from small_run import small_plan
 
 from scaling.analysis.allocation import design
 from scaling.study.errors import DataError
@@ -20,35 +21,6 @@ from scaling.training.data.build import prepared_folder
 from scaling.training.trainer import train
 
 OFTEN = {"train.checkpoint_seconds": 1e-6}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    plan = small_plan(tmp_path_factory.mktemp("undisturbed"))
-    return train(plan), numbers(plan.folder)
-
-
-def assert_alike(plan, undisturbed):
-    record = train(plan)
-    assert (record.status, record.val_loss, record.train_loss) == (
-        "done",
-        undisturbed[0].val_loss,
-        undisturbed[0].train_loss,
-    )
-    assert numbers(plan.folder) == undisturbed[1]
-
-
-def interrupted(folder, *, step=30):
-    """Train to a step with a checkpoint after every one, and stop there."""
-    plan = small_plan(folder, **OFTEN)
-
-    def stop(progress):
-        if progress["step"] >= step:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(plan, on_progress=stop)
-    return plan
 
 
 class Bomb:
