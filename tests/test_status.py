@@ -18,6 +18,7 @@ from scaling.cli.lawline import Question, describe_law
 from scaling.cli.planned import Planned
 from scaling.cli.submissions import Queued
 from scaling.cli.tally import RunLine, condensed, seconds_left, stand, state_of
+from scaling.cli.watching import View, watch
 from scaling.study.ledger import Ledger
 from scaling.study.plan import make_plan
 from scaling.study.record import RunRecord, write_record
@@ -293,6 +294,22 @@ def test_watch_says_what_changes_and_ends_by_itself(place):
     line = watching.stdout.readline()
     assert f"{first.run_id}: done, loss " in line and "2/3" in line
     assert watching.wait(timeout=60) == 0
+
+
+def test_watch_of_a_folder_that_is_gone_says_so(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    looks = iter([[RunLine("a", "running")], [RunLine("a", "missing")]])
+
+    def look():
+        runs = next(looks)
+        if runs[0].state == "missing":
+            folder.rmdir()
+        return runs
+
+    watch(View("mine", look, str, lambda: "no law", folder=folder), every=0.001)
+    said = capsys.readouterr().out
+    assert f"{folder} is gone" in said and "no law" not in said
 
 
 def _in_terminal(command, send):

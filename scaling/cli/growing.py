@@ -6,6 +6,7 @@ verb (status, fit, plot, train) reads it like any sweep, and finished runs are n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,9 +27,11 @@ from scaling.cli.compose import (
 from scaling.cli.followers import find_followers
 from scaling.cli.journal import Journal
 from scaling.cli.overrides import as_override, read_value, to_mapping
+from scaling.cli.progress import say
 from scaling.cli.sweep import unique_plans
 from scaling.study.errors import ConfigError, RecordError
 from scaling.study.flops import flops_6nd
+from scaling.study.paths import set_aside
 from scaling.study.plan import RunPlan, make_plan
 from scaling.study.record import read_record, write_atomic
 from scaling.study.units import format_flops
@@ -77,7 +80,11 @@ class Growing:
         if self.launcher:
             values = {"defaults": [{"override /hydra/launcher": self.launcher}], **values}
         text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=200)
-        write_atomic(self.file, "\n".join(lines) + "\n" + text)
+        whole = "\n".join(lines) + "\n" + text
+        if self.file.is_file() and "Written by `scaling auto`" not in self.file.read_text("utf-8"):
+            former = set_aside(self.file, whole)  # somebody's own: not ours to overwrite
+            say(f"{self.file}: there was another one; it is now {former}.", file=sys.stderr)
+        write_atomic(self.file, whole)
         return compose_sweep([f"sweeps={self.file.stem}", *self.overrides])
 
     def as_point(self, C: float, N: float, *, seed: int) -> Values:

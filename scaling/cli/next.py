@@ -16,6 +16,7 @@ The other keys are those of `scaling fit --help`, above all law=, params= and le
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from typing import Any
 from scaling.cli import split_sweep
 from scaling.cli.analyse import Analysis, analyse
 from scaling.cli.compose import compose_fit
+from scaling.cli.progress import say
 from scaling.study.config import FitConfig
+from scaling.study.paths import set_aside
 
 
 def run_next(arguments: Sequence[str]) -> int:
@@ -32,6 +35,8 @@ def run_next(arguments: Sequence[str]) -> int:
     sweep = propose(analysis)
     path = Path("sweeps") / f"{Path(analysis.config.sweep).stem}_next.yaml"
     path.parent.mkdir(exist_ok=True)
+    if former := set_aside(path, sweep.yaml(path.stem)):
+        say(f"{path}: there was another one; it is now {former}.", file=sys.stderr)
     sweep.save(path)
     print(f"{sweep}\n\n{path}\nTrain it: scaling train {path.stem}")
     return 0

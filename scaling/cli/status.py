@@ -159,8 +159,12 @@ def _watch(board: Board, question: Question | None, *, everything: bool, every: 
     if seconds <= 0:
         raise ConfigError(f"every: must be above 0 s; got {seconds:g}.")
     law: Callable[[], str] | None = (lambda: board.law(question)) if question else None
-    watch(View(board.name, board.look, lambda runs: board.text(runs, everything=everything), law), every=seconds)  # fmt: skip
-    board.ledger.save()
+    view = View(
+        board.name, board.look, lambda runs: board.text(runs, everything=everything), law, folder=board.folder,
+    )  # fmt: skip
+    watch(view, every=seconds)
+    if board.folder.is_dir():
+        board.ledger.save()
 
 
 def _question(own: Mapping[str, str], board: Board) -> Question:

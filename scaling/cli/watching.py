@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -33,12 +34,25 @@ class View:
         look: reads what changed and returns every run.
         text: the table of runs, at most so many lines of it.
         law: the line below, fitted to the records of the last look; null: none.
+        folder: of the records; null: not known.
     """
 
     def __init__(
-        self, name: str, look: Look, text: Callable[[list[RunLine]], str], law: Callable[[], str] | None
-    ) -> None:  # fmt: skip
-        self.name, self.look, self.text, self.law = name, look, text, law
+        self,
+        name: str,
+        look: Look,
+        text: Callable[[list[RunLine]], str],
+        law: Callable[[], str] | None,
+        *,
+        folder: Path | None = None,
+    ) -> None:
+        self.name, self.look, self.text, self.law, self.folder = name, look, text, law, folder
+
+    def end(self) -> str:
+        """Say why there is nothing more to see."""
+        if self.folder is not None and not self.folder.is_dir():
+            return f"{self.folder} is gone: moved, or deleted. Nothing more to watch."
+        return "Nothing runs or waits any more."
 
 
 def watch(view: View, *, every: float = EVERY) -> None:
@@ -73,7 +87,7 @@ def _watch_in_place(view: View, console: Console, every: float) -> None:
 def _screen(view: View, runs: list[RunLine], law: str, *, over: bool) -> tuple[str, str]:
     """Return the table, and the lines below it that are always seen."""
     clock = datetime.now().strftime("%H:%M:%S")
-    foot = "Nothing runs or waits any more." if over else f"{clock}  q leaves; training goes on"
+    foot = view.end() if over else f"{clock}  q leaves; training goes on"
     return view.text(runs), "\n".join(filter(None, [law, foot]))
 
 
@@ -108,7 +122,9 @@ def _watch_in_log(view: View, every: float) -> None:
             break
         before = now
         time.sleep(every)
-    if view.law is not None:
+    if view.folder is not None and not view.folder.is_dir():
+        say(view.end())
+    elif view.law is not None:
         say(view.law())
 
 
