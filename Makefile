@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 # one thread per process and no network: the same on every machine
 TEST_ENV := WANDB_MODE=offline HF_HUB_OFFLINE=1 MPLBACKEND=Agg OMP_NUM_THREADS=1
 
-.PHONY: help setup demo test test-slow test-slurm lint types bench constraints clean
+# mkdocs-material prints news of its successor
+SITE_ENV := NO_MKDOCS_2_WARNING=1 PYTHONPATH=.
+
+.PHONY: help setup demo test test-slow test-slurm lint types bench site serve constraints clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -37,13 +40,20 @@ bench: setup  ## measure start-up, throughput and fits; benchmarks/README.md sho
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fitting
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.growth
 
+site: $(VENV)/.ready-test  ## the documentation as a site, in site/; a broken link is an error
+	$(SITE_ENV) $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html in a browser"
+
+serve: $(VENV)/.ready-test  ## the same on http://127.0.0.1:8000, built again when a page changes
+	$(SITE_ENV) $(BIN)/python -m mkdocs serve
+
 constraints:  ## resolve the pinned versions again (needs uv)
 	(sed -n '/^#/p' constraints.txt; echo 'torch==2.13.0' | uv pip compile --universal --python-version 3.10 \
 		--all-extras -c - pyproject.toml --no-header --no-annotate -q) > constraints.new
 	mv constraints.new constraints.txt
 
 clean:  ## remove the environment and caches; results stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache site
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PY) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
