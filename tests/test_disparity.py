@@ -139,3 +139,30 @@ def test_law_that_misses_the_measured_gap_says_nothing_beyond():
     found = sl.gaps(sl.load(table), reference="en", resamples=100)
     assert found.verdict("stay") == "law misses it"
     assert "nothing is said" in found.summary().text()
+
+
+def test_accuracy_is_compared_as_what_lacks_to_the_best():
+    """The group with fewer right answers is the one with the gap above 0, and its law is that of the error."""
+    table = _table(("en", "close", "stay"))
+    for g in ("en", "close", "stay"):
+        error = table.pop(f"val_bpb_{g}") / 4  # from 0.2 to 0.8
+        table = table.drop(columns=[f"val_loss_{g}", f"val_se_{g}"])
+        table[f"accuracy_{g}"], table[f"accuracy_{g}_se"] = 1 - error, 0.0002
+    found = sl.gaps(sl.load(table), resamples=100)
+    assert found.measure == "accuracy" and found.reference == "en" and found.unit == "1 - accuracy"
+    assert [found.verdict(g) for g in ("close", "stay")] == ["closes", "stays"]
+    assert float(found.table["measured"].min()) > 0
+    # the floor's gap of 0.3 bits/byte over 4; the spread of 2e-3 noise over 36 runs is far below a third of it
+    assert float(found.table.set_index("group").loc["stay", "floor"]) == pytest.approx(
+        0.075, rel=0.3
+    )
+    assert "1 - accuracy" in found.summary().text()
+
+
+def test_a_group_without_any_error_does_not_stop_the_law():
+    table = _table(("en", "stay"))
+    for g in ("en", "stay"):
+        table[f"accuracy_{g}"] = np.minimum(1.0, 1.25 - table[f"val_bpb_{g}"] / 4)
+    assert (table["accuracy_en"] == 1).any()
+    found = sl.gaps(sl.load(table), measure="accuracy", resamples=20)
+    assert found.perfect > 0 and "without any error" in found.summary().text()

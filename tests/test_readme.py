@@ -1,6 +1,7 @@
 """What the README and the docs tell people to type works."""
 
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -75,9 +76,12 @@ def trained(tmp_path_factory):
     """Two seeds of a tiny model on text, with their weights: a folder and its first run's plan."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "my.txt").write_text("the cat sat on the mat. 猫坐在垫子上。\n" * 500)
+    said = {"en": "the cat sat on the mat", "zh": "猫坐在垫子上"}
+    rows = [{"text": f"{i} {t}", "language": k} for i in range(500) for k, t in said.items()]
+    (folder / "my.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     text = {
         "data.source": "text",
-        "data.path": str(folder / "my.txt"),
+        "data.path": str(folder / "my.jsonl"),
         "data.vocab": 256,
         "sweep": "seeds",
     }

@@ -11,6 +11,11 @@ command can be repeated. Scores go to `val_sets` of run.json, and are columns of
 
   scaling fit quickstart loss=val_loss_zh              nats/token; also val_se_zh, val_bpb_zh
 
+Finished runs whose text has a column that says the group (language, domain) are scored on each group of their
+own held-out text, and labelled ones judged by group: val_loss_GROUP, accuracy_GROUP; then `scaling gaps`:
+
+  scaling evaluate quickstart data.group_key=language
+
 What runs are judged by beside their loss (accuracy, F1, BLEU, ROUGE: by their objective) is taken at their
 end; again, or for the first time, by measures=true. choices.NAME=FILE.jsonl asks multiple-choice questions,
 {"question": "...", "choices": ["...", "..."], "answer": 0} in each line, of decoders trained on text:
@@ -39,6 +44,9 @@ from scaling.study.units import format_quantity, parse_quantity
 
 KEYS = ("data.val_tokens", "data.text_key", "data.cache", "train.device", "train.threads", "results")  # fmt: skip
 
+# where there are groups, only the first measures of an objective are shown; all are in the record
+UNSHOWN = ("macro_f1", "chrf", "rouge_1", "rouge_2", "exact_match")
+
 WORSE = "!"  # behind a loss that an even guess over the tokens would beat
 
 
@@ -50,10 +58,15 @@ def run_evaluate(arguments: Sequence[str]) -> int:
             "name a run's folder or a sweep, e.g. `scaling evaluate quickstart data.validation.zh=zh.txt`."
         )
     asked, rest = take_judging(rest)
-    sets, options = read_options(rest, needed=asked is None)
+    key, rest = take_group_key(rest, asked)
+    sets, options = read_options(rest, needed=asked is None and key is None)
     folders = find_runs(name, Path(str(options.pop("results", "results"))))
-    scored, problems = _score_all(folders, sets, options, asked)
-    print(describe_scores(scored, list(sets)) if sets else describe_measures(scored))
+    scored, problems = _score_all(folders, sets, options, asked, key)
+    groups = group_names(scored) if key else []
+    if sets or groups:
+        print(describe_scores(scored, [*sets, *groups]))
+    if asked is not None or (groups and any(r.measures for r in scored)):
+        print(describe_measures(scored))
     for problem in problems:
         print(problem)
     return int(bool(problems))
@@ -78,6 +91,29 @@ def take_judging(arguments: Sequence[str]) -> tuple[dict[str, str] | None, list[
         raise ConfigError("measures, choices: are taken one after the other. Leave one out.")
     check_names(files)
     return (files if own or files else None), rest
+
+
+def take_group_key(
+    arguments: Sequence[str], asked: Mapping[str, str] | None
+) -> tuple[str | None, list[str]]:
+    """Return the column that groups the runs' own text, null if none is asked for, and the other arguments."""
+    from scaling.cli.overrides import read_value
+
+    named = [a for a in arguments if a.lstrip("+").startswith("data.group_key=")]
+    rest = [a for a in arguments if a not in named]
+    if not named:
+        return None, rest
+    if asked is not None or any(a.lstrip("+").startswith(f"{SETS}.") for a in rest):
+        raise ConfigError(
+            f"data.group_key, {SETS}.NAME, measures, choices: are scored one after the other. Leave all but one out."
+        )
+    return str(read_value(named[-1].partition("=")[2])), rest
+
+
+def group_names(records: Iterable[RunRecord]) -> list[str]:
+    """Return the groups that records have scores of, in order."""
+    sets = (item for r in records for item in (r.val_sets or {}).items())
+    return list(dict.fromkeys(name for name, scores in sets if scores.get("group") is not None))
 
 
 def check_names(files: Mapping[str, str]) -> None:
@@ -141,17 +177,32 @@ def unscored(plans: Iterable[RunPlan]) -> str:
     """Return the command that scores sets which finished runs were not scored on; empty if none."""
     lacking: dict[str, str] = {}
     runs: set[str] = set()
+    ungrouped: list[RunPlan] = []
     for plan in plans:
+        sets = _val_sets(plan) or {}
         for name, text in (plan.config.data.validation or {}).items():
-            if name not in (_val_sets(plan) or {}):
+            if name not in sets:
                 lacking[name] = text
                 runs.add(plan.run_id)
+        if plan.config.data.group_key and not any("group" in s for s in sets.values()):
+            ungrouped.append(plan)
     if not runs:
-        return ""
+        return _ungrouped(ungrouped)
     where = f"{len(runs)} finished runs have" if len(runs) > 1 else "the finished run has"
-    sets = " ".join(f"{SETS}.{name}={_quoted(text)}" for name, text in lacking.items())
+    texts = " ".join(f"{SETS}.{name}={_quoted(text)}" for name, text in lacking.items())
     target = plan.config.sweep if len(runs) > 1 else str(plan.folder)
-    return f"{where} no score on {', '.join(lacking)}. For that: scaling evaluate {target} {sets}"
+    return f"{where} no score on {', '.join(lacking)}. For that: scaling evaluate {target} {texts}"
+
+
+def _ungrouped(plans: Sequence[RunPlan]) -> str:
+    """Return the command that scores groups of text which finished runs were not scored on; empty if none."""
+    if not plans:
+        return ""
+    many, first = len(plans) > 1, plans[0]
+    where = f"{len(plans)} finished runs have" if many else "the finished run has"
+    target = first.config.sweep if many else str(first.folder)
+    key = _quoted(f"data.group_key={first.config.data.group_key}")
+    return f"{where} no score by group. For that: scaling evaluate {target} {key}"
 
 
 def _val_sets(plan: RunPlan) -> Mapping[str, Any] | None:
@@ -172,10 +223,11 @@ def _score_all(
     sets: Mapping[str, str],
     options: Mapping[str, Any],
     asked: Mapping[str, str] | None = None,
+    key: str | None = None,
 ) -> tuple[list[RunRecord], list[str]]:
     """Score run after run behind a progress bar; one that cannot be scored does not stop the rest."""
     from scaling.cli.progress import progress_bar
-    from scaling.training.rescore import judge_run, score_run
+    from scaling.training.rescore import judge_run, score_groups, score_run
 
     tokens, text_key = options.get("data.val_tokens"), options.get("data.text_key")
     changes = {k: v for k, v in options.items() if k not in ("data.val_tokens", "data.text_key")}
@@ -188,6 +240,8 @@ def _score_all(
             try:
                 if asked is not None:
                     record = judge_run(folder, choices=asked or None, changes=changes)
+                if key is not None:
+                    record = score_groups(folder, key, changes=changes)
                 if sets:
                     record = score_run(
                         folder, sets, tokens=number, text_key=text_key, changes=changes
@@ -206,6 +260,8 @@ def _score_all(
 def describe_measures(records: Sequence[RunRecord]) -> Table:
     """Return a table of what runs are judged by beside their loss."""
     names = list(dict.fromkeys(name for r in records for name in r.measures or {}))
+    if any((r.measures or {}).get(n, {}).get("group") for r in records for n in names):
+        names = [n for n in names if not n.startswith(UNSHOWN)]
     rows = []
     for r in records:
         found = [(r.measures or {}).get(name) for name in names]

@@ -5,15 +5,16 @@
   scaling gaps mysweep reference=en groups=zh,sw        some groups, compared with one of them
   scaling gaps fairness group=val_share_zh measure=excess fixed.E=0      the floors are known here
   scaling gaps mysweep measure=bpc                      bits per character; bpb (bits per byte) by default
-  scaling gaps mysweep measure=accuracy law=chinchilla  columns accuracy_GROUP
+  scaling gaps mysweep loss=accuracy law=bounded fixed.L0=0.75      columns accuracy_GROUP, chance a quarter
 
 Groups are a column of your documents (data.group_key=language), the languages of data.source=bilingual,
 or sets of data.validation. measure: bpb, bpc, loss (nats/token), excess (nats/token above the true
-source), or the beginning of other columns. Verdict at target.flops (10 times the largest compute unless
+source), or the beginning of other columns; loss=NAME says the same. Accuracy, BLEU and the like are fitted
+as what lacks to the best, 1 - accuracy, so that above 0 the group is worse off. Verdict at target.flops (10 times the largest compute unless
 given): closes, stays, widens, reverses, opens, no gap, not identified, or law misses it (its gap at
 the largest run is not the measured one).
 Writes gaps.csv and figures/gaps.png beside the records, or into out=FOLDER.
-Other keys: law, level, loss, params, flops, where, group, mixed, target.flops, resamples, seed, results,
+Other keys: law, level, params, flops, where, group, mixed, target.flops, resamples, seed, results,
 columns, units, fixed and holdout_above, as for `scaling fit`.
 """
 
@@ -36,11 +37,11 @@ def run_gaps(arguments: Sequence[str]) -> int:
     from scaling.analysis.fits.disparity import gaps
 
     name, rest = split_sweep(arguments)
-    own = {k: v for k, _, v in (a.partition("=") for a in rest) if k in OWN}
-    config = compose_fit(name, [a for a in rest if a.partition("=")[0] not in OWN])
+    own = {k: v for k, _, v in (a.partition("=") for a in rest) if k in (*OWN, "loss")}
+    config = compose_fit(name, [a for a in rest if a.partition("=")[0] not in (*OWN, "loss")])
     options: dict[str, Any] = {
         "groups": own["groups"].strip("[]").split(",") if "groups" in own else None,
-        "reference": own.get("reference"), "measure": own.get("measure", "bpb"),
+        "reference": own.get("reference"), "measure": own.get("measure", _measure(own.get("loss"))),
         "law": config.law, "target": config.target.flops, "level": config.level,
         "resamples": config.resamples, "seed": config.seed, "fixed": config.fixed,
     }  # fmt: skip
@@ -58,6 +59,13 @@ def run_gaps(arguments: Sequence[str]) -> int:
         paths += _draw(found, out, label, said)
     print("Saved: " + ", ".join(map(str, [_write(tables, out), *paths])))
     return 0
+
+
+def _measure(loss: str | None) -> str | None:
+    """Return the measure that a column of the mixture belongs to: bpb of val_bpb, accuracy of accuracy."""
+    from scaling.analysis.data.groupcolumns import KINDS
+
+    return next((kind for kind, column in KINDS.items() if column == loss), loss)
 
 
 def _out(config: FitConfig, folder: Path) -> Path:

@@ -30,7 +30,7 @@ from omegaconf import DictConfig
 
 from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import explain, register_schema, search_path_override, to_run_config
-from scaling.cli.evaluate import even_guess, unscored
+from scaling.cli.evaluate import UNSHOWN, even_guess, unscored
 from scaling.cli.jobs import TOGETHER, further_configs
 from scaling.cli.plankeys import is_plan_key
 from scaling.cli.progress import run_progress, say
@@ -192,6 +192,8 @@ def describe_run(record: RunRecord, folder: str) -> str:
         per_byte = scores.get("bits_per_byte")
         lines.append(line + (f", {per_byte:.3f} bits/byte" if per_byte is not None else ""))
     for name, found in (record.measures or {}).items():
+        if found.get("group") is not None and name.startswith(UNSHOWN):
+            continue
         error = f" (± {found['se']:.3g})" if found.get("se") is not None else ""
         lines.append(f"  {name} {found['value']:.4g}{error}, {found['better']} is better")
     return "\n".join([*lines, f"  {folder}"])

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from scaling.analysis.fits.disparity import Gaps, span_of
 from scaling.present import style
 
+ERROR_UNIT = " - "  # in the unit of what lacks to the best: 1 - accuracy
+
 
 def gaps(found: Gaps, *, title: str = "") -> Figure:
     """Draw the loss of each group against compute, and the gap of each to the reference.
@@ -45,7 +47,7 @@ def _draw_losses(found: Gaps, ax: Axes, title: str) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel(style.compute_label(found.runs.flops))
-    ax.set_ylabel(f"held-out loss [{found.unit}]")
+    ax.set_ylabel(found.unit if ERROR_UNIT in found.unit else f"held-out loss [{found.unit}]")
     ax.set_title(title or "Law of each group")
     ax.legend()
     style.remember(ax, data)

@@ -61,7 +61,7 @@ class DataConfig:
     source: str = _key("stdlib", "", "Where text comes from.", choices=("stdlib", "ngram", "unigram", "markov", "grammar", "bilingual", "repeats", "text", "zipf_memory", "classify", "translate", "summarize", "pairs"))
     path: str | None = _key(None, "", "source=text: a .txt, .jsonl or .parquet file, a folder or glob of them, or a Hugging Face dataset name; source=pairs: a .tsv or .jsonl file, or a folder or glob of them.")
     text_key: str = _key("text", "", "source=text, pairs: the column that holds the text.")
-    group_key: str | None = _key(None, "", "source=text: the column that says a document's group (language, domain); held-out documents are scored per group as well.", numbers=False)
+    group_key: str | None = _key(None, "", "source=text, pairs: the column that says the group (language, domain) of a document or pair; held-out ones are scored per group as well.", numbers=False)
     target_key: str = _key("target", "", "pairs: the column that holds the label, or the text to be written.")
     classes: int | None = _key(None, "labels", "classify, pairs: how many labels a text may have; null: the second of a pair is a text to be written.", least=2)
     target_tokens: int | None = _key(None, "tokens", "translate, summarize, pairs: places kept for the text to be written and its end, the rest of `model.context` is for the text that is read; null: half of it.", least=2)

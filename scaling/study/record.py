@@ -123,7 +123,7 @@ class RunRecord:
     val_excess: float | None = _f("nats/token", "val_loss - true_loss on the same tokens")
     val_excess_se: float | None = _f("nats/token", "standard error of val_excess, over the same documents or blocks")
     val_sets: dict[str, dict] | None = _f("", "further held-out sets by name: loss, se [nats/token], tokens, groups, bits_per_byte, bits_per_character, perplexity, text, data_hash; of a known source true_loss, excess, excess_se; of a group of the data its label (group) and share of the training bytes")  # noqa: RUF009
-    measures: dict[str, dict] | None = _f("", "what else the run was judged by, by name: value, se, n (examples), better (higher or lower)")  # noqa: RUF009
+    measures: dict[str, dict] | None = _f("", "what else the run was judged by, by name: value, se, n (examples), better (higher or lower); of a group of the data its label (group)")  # noqa: RUF009
     train_loss: float | None = _f("nats/token", "mean training loss over the last logged rows")
     bytes_per_token: float | None = _f("bytes/token", "on the held-out text")
 

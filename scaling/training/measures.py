@@ -6,7 +6,7 @@ Shapes in names: B pairs, T positions, C labels, V vocabulary.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -69,6 +69,37 @@ def take_measures(
             found = {}
     model.train()
     return found
+
+
+def take_all(
+    model: nn.Module,
+    data: TokenData,
+    plan: RunPlan,
+    *,
+    autocast: Autocast = contextlib.nullcontext,
+) -> dict[str, Measure]:
+    """Return the measures of a trained model on its held-out text, and on each group of it.
+
+    Those of a group NAME have its name behind theirs, accuracy_NAME. Arguments and errors as `take_measures`.
+    """
+    found = take_measures(model, data, plan, autocast=autocast)
+    return found | group_measures(model, data.sets, plan, autocast=autocast)
+
+
+def group_measures(
+    model: nn.Module,
+    sets: Iterable[HeldOut],
+    plan: RunPlan,
+    *,
+    autocast: Autocast = contextlib.nullcontext,
+) -> dict[str, Measure]:
+    """Return the measures on the sets that are groups of the run's data, as NAME_GROUP."""
+    return {
+        f"{name}_{s.name}": value | {"group": s.group}
+        for s in sets
+        if s.group is not None
+        for name, value in take_measures(model, s, plan, autocast=autocast).items()
+    }
 
 
 def _batches(data: TokenData | HeldOut, plan: RunPlan) -> Iterator[tuple[Tensor, Tensor]]:

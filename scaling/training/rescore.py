@@ -16,11 +16,11 @@ from scaling.study.record import RunRecord, read_record, write_record
 from scaling.training.checkpoint import load_weights
 from scaling.training.choices import read_questions, score_choices
 from scaling.training.claim import Claim
-from scaling.training.data import HeldOut, describe, prepare, prepared_folder
+from scaling.training.data import HeldOut, TokenData, describe, prepare, prepared_folder
 from scaling.training.data.validation import READABLE, check_sets, prepare_sets
 from scaling.training.device import Engine, choose_engine
 from scaling.training.evaluate import evaluate_sets
-from scaling.training.measures import find_tokenizer, take_measures
+from scaling.training.measures import find_tokenizer, group_measures, take_all
 from scaling.training.model import Transformer, build_model
 from scaling.training.objectives import build_objective
 
@@ -93,13 +93,8 @@ def judge_run(
     plan, engine, model = _load(config, folder)
     found: dict[str, dict] = {}
     if choices is None:
-        data = prepare(config.data, context=config.model.context)
-        if data.data_hash != record.data_hash:
-            raise DataError(
-                f"{folder}: its held-out text is not there any more (tokens {record.data_hash}, now {data.data_hash}). "
-                "Bring the text back, or train the run again."
-            )
-        found = take_measures(model, data, plan, autocast=engine.autocast)
+        data = _own_data(config, record, folder)
+        found = take_all(model, data, plan, autocast=engine.autocast)
     for name, path in (choices or {}).items():
         questions = read_questions(path)
         if config.data.source not in READABLE:
@@ -114,6 +109,59 @@ def judge_run(
         record = record.replace(measures={**(record.measures or {}), **found} or None)
         write_record(folder, record)
     return record
+
+
+def score_groups(
+    folder: str | Path, key: str, *, changes: Mapping[str, Any] | None = None
+) -> RunRecord:
+    """Score a finished run on each group of its held-out text, and return its renewed record.
+
+    Losses go to `val_sets`, and what the run is judged by (accuracy, BLEU) to `measures`, as NAME_GROUP.
+    The training and held-out tokens stay as they are.
+
+    Args:
+        folder: the run's, with its kept weights.
+        key: column of the run's text that says the group.
+        changes: other keys that are no part of the run's numbers.
+
+    Raises:
+        ConfigError: the column names no groups, or the source has no columns.
+        DataError: the text is another one now.
+        RecordError, CheckpointError, TrainError, MissingScores: as for `score_run` and `judge_run`.
+    """
+    folder = Path(folder)
+    record, config = _finished(folder), read_config(folder)
+    config = config.replace(**{"data.validation": None, "train.compile": False, **(changes or {})})
+    config = config.replace(**{"data.group_key": key})
+    if record.precision in ("float32", "bfloat16"):
+        config = config.replace(**{"train.precision": record.precision})
+    data = _own_data(config, record, folder)
+    if all(_has(record, s) for s in data.sets):
+        return record
+    plan, engine, model = _load(config, folder)
+    scores = evaluate_sets(
+        model, data.sets, context=plan.shape.context, objective=build_objective(plan), autocast=engine.autocast
+    )  # fmt: skip
+    found = group_measures(model, data.sets, plan, autocast=engine.autocast)
+    with Claim(folder):  # nobody else writes it between reading and writing
+        record = _finished(folder)
+        record = record.replace(
+            val_sets={**(record.val_sets or {}), **scores},
+            measures={**(record.measures or {}), **found} or None,
+        )
+        write_record(folder, record)
+    return record
+
+
+def _own_data(config: RunConfig, record: RunRecord, folder: Path) -> TokenData:
+    """Return the run's own tokens."""
+    data = prepare(config.data, context=config.model.context)
+    if data.data_hash != record.data_hash:
+        raise DataError(
+            f"{folder}: its held-out text is not there any more (tokens {record.data_hash}, now {data.data_hash}). "
+            "Bring the text back, or train the run again."
+        )
+    return data
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -238,11 +238,11 @@ class Team:
         """Judge a run that has reached its end by more than its loss, where it learned more than text."""
         if member.objective is None:
             return
-        from scaling.training.measures import take_measures
+        from scaling.training.measures import take_all
 
         try:
             with self.prompt():
-                found = take_measures(
+                found = take_all(
                     self.learner.plain(number),
                     member.data,
                     member.plan,

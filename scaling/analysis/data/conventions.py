@@ -36,16 +36,27 @@ def phrase(params: str, flops: str, loss: str) -> str:
 
 # names, or their ends, of measures that are a share or a mean of shares
 SHARES = (
-    "accuracy", "accuracy_norm", "macro_f1", "rouge_1", "rouge_2", "rouge_l", "exact_match",
+    "accuracy", "accuracy_norm", "masked_accuracy", "next_sentence_accuracy", "macro_f1", "rouge_1", "rouge_2", "rouge_l", "exact_match",
 )  # fmt: skip
+
+
+SCORES = ("bleu", "chrf")  # of 100
+ERROR = "_error_"  # between a measure and a group: how far the group is from the best there is
+
+
+def best_of(measure: str) -> float | None:
+    """Return the most that a measure can reach, where more of it is better; null of losses and the unknown."""
+    return 100.0 if measure in SCORES else 1.0 if measure.endswith(SHARES) else None
 
 
 def loss_unit(loss: str) -> str:
     """Return the unit of a loss column: bits/byte, bits/character, nats/token, or a measure's own."""
-    if loss in ("bleu", "chrf"):
-        return "of 100"
-    if loss.endswith(SHARES):
-        return "of 1"
+    measure, split, _ = loss.partition(ERROR)
+    # of a group NAME the column is MEASURE_NAME, and its error MEASURE_error_NAME
+    first = next((m for m in (*SCORES, *SHARES) if measure == m or measure.startswith(f"{m}_")), "")
+    best = best_of(measure) or best_of(first)
+    if best is not None:
+        return f"{best:g} - {measure}" if split else f"of {best:g}"
     if loss.startswith("val_bpc_"):
         return "bits/character"
     return "bits/byte" if is_per_byte(loss) else "nats/token"

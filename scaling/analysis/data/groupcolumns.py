@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
-from scaling.analysis.data.conventions import loss_unit
+from scaling.analysis.data.conventions import ERROR, best_of, loss_unit
 from scaling.analysis.data.runs import Runs
 from scaling.analysis.data.tables import number
 from scaling.study.errors import FitError, did_you_mean
 
 KINDS = {"bpb": "val_bpb", "bpc": "val_bpc", "loss": "val_loss", "excess": "val_excess"}
+
+
+DEFAULTS = ("bpb", "accuracy", "bleu", "masked_accuracy", "loss")
+
+
+def find_measure(runs: Runs) -> str:
+    """Return what groups are compared by unless asked: the first of DEFAULTS that two groups have, else bpb."""
+    for measure in DEFAULTS:
+        if len(_groups_of(runs, KINDS.get(measure, measure))) > 1:
+            return measure
+    return DEFAULTS[0]
 
 
 def find_groups(runs: Runs, column: str, asked: Sequence[str] | None) -> list[str]:
@@ -20,13 +33,7 @@ def find_groups(runs: Runs, column: str, asked: Sequence[str] | None) -> list[st
     Raises:
         FitError: fewer than two, or one without a column.
     """
-    table = runs.table
-    there = [
-        str(c)[len(column) + 1 :]
-        for c in table.columns
-        if str(c).startswith(f"{column}_") and table[c].notna().any()
-    ]
-    there = [g for g in there if g != "se" and not g.startswith("se_") and not (g.endswith("_se") and g[:-3] in there)]  # fmt: skip
+    table, there = runs.table, _groups_of(runs, column)
     if asked:
         for group in asked:
             if group not in there:
@@ -41,6 +48,39 @@ def find_groups(runs: Runs, column: str, asked: Sequence[str] | None) -> list[st
             "take sets by `scaling evaluate`."
         )
     return named
+
+
+def _groups_of(runs: Runs, column: str) -> list[str]:
+    """Return the names behind a column's that have values."""
+    table = runs.table
+    there = [
+        str(c)[len(column) + 1 :]
+        for c in table.columns
+        if str(c).startswith(f"{column}_") and table[c].notna().any()
+    ]
+    return [g for g in there if g != "se" and not g.startswith("se_") and not (g.endswith("_se") and g[:-3] in there)]  # fmt: skip
+
+
+def with_errors(runs: Runs, measure: str, groups: Sequence[str]) -> tuple[Runs, str, int]:
+    """Turn a measure of which more is better into what is lacking to the best, so that it falls as losses do.
+
+    Returns:
+        The runs; the beginning of the columns to fit, MEASURE_error for 1 - MEASURE; and how many values were
+        0, no error at all: for a law of powers they become half of the smallest error there is.
+    """
+    column, best = KINDS.get(measure, measure), best_of(measure)
+    if best is None:
+        return runs, column, 0
+    errors = best - runs.table[[f"{column}_{g}" for g in groups]].astype(float)
+    none = errors <= 0
+    errors = errors.mask(none, 0.5 * float(errors[~none].min().min()))
+    errors.columns = pd.Index([f"{column}{ERROR}{g}" for g in groups])
+    table = pd.concat([runs.table.drop(columns=errors.columns, errors="ignore"), errors], axis=1)
+    return (
+        dataclasses.replace(runs, table=table),
+        f"{column}{ERROR}".removesuffix("_"),
+        int(none.sum().sum()),
+    )
 
 
 def with_all(runs: Runs, columns: Sequence[str]) -> tuple[Runs, int]:
@@ -68,7 +108,9 @@ def document_error(runs: Runs, measure: str, column: str, group: str) -> float:
 
 
 def measure_unit(measure: str, column: str) -> str:
-    return loss_unit(f"{column}_") if measure in KINDS else measure
+    """Return the unit of what is compared."""
+    known = measure in KINDS or best_of(measure) is not None
+    return loss_unit(f"{column}_") if known else measure
 
 
 def column_mean(runs: Runs, column: str) -> float | None:

@@ -21,8 +21,10 @@ from scaling.analysis.data.groupcolumns import (
     column_mean,
     document_error,
     find_groups,
+    find_measure,
     measure_unit,
     with_all,
+    with_errors,
 )
 from scaling.analysis.data.runs import Runs, as_runs
 from scaling.analysis.fits.fitted import Fit
@@ -52,6 +54,7 @@ class Gaps:
         now, target: the largest compute of the runs, and the compute asked about [FLOPs].
         table: one row per group but the reference, see `compare`; level: of its intervals.
         dropped: runs left out because a group has no value in them.
+        perfect: values without any error, which were taken for half of the smallest one.
     """
 
     reference: str
@@ -66,6 +69,7 @@ class Gaps:
     seed: int
     table: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
     dropped: int = 0
+    perfect: int = 0
 
     @property
     def runs(self) -> Runs:
@@ -172,7 +176,7 @@ def gaps(
     *,
     groups: Sequence[str] | None = None,
     reference: str | None = None,
-    measure: str = "bpb",
+    measure: str | None = None,
     law: str | Law = "chinchilla",
     target: float | None = None,
     level: float = 0.9,
@@ -188,6 +192,9 @@ def gaps(
         reference: compared with; null: the group with the lowest mean.
         measure: bpb (bits/byte), bpc (bits/character), loss (nats/token), excess (nats/token above
             the true source), or the beginning of other columns: accuracy for accuracy_en, accuracy_zh.
+            Accuracy, F1, BLEU, ROUGE and the like are fitted as what lacks to the best, 1 - accuracy, so
+            that a gap above 0 says that the group is worse off, as with losses. Null: bpb, or where groups
+            have none accuracy, bleu, masked_accuracy or loss.
         law: of every group; reads N, D or C.
         target: compute asked about [FLOPs]; null: ten times the largest.
         level: of the intervals; resamples, seed: of the Bayesian bootstrap over runs.
@@ -203,6 +210,7 @@ def gaps(
     """
     runs, law = as_runs(runs), laws.get(law)
     _check_law(law)
+    measure = measure or find_measure(runs)
     column = KINDS.get(measure, measure)
     names = find_groups(runs, column, groups)
     if reference is not None and reference not in names:
@@ -210,15 +218,16 @@ def gaps(
             f"reference: no group {reference!r}.{did_you_mean(reference, names)} There are: {', '.join(names)}."
         )
     runs, dropped = with_all(runs, [f"{column}_{g}" for g in names])
+    runs, fitted, perfect = with_errors(runs, measure, names)
     how = {"law": law, "level": level, "resamples": resamples, "seed": seed, **options}
-    fits = {g: fit(runs.using(loss=f"{column}_{g}"), **how, intervals="bayesian") for g in names}
+    fits = {g: fit(runs.using(loss=f"{fitted}_{g}"), **how, intervals="bayesian") for g in names}
     best = min(names, key=lambda g: float(fits[g].runs.L.mean()))
     largest = float(runs.C.max())
     result = Gaps(
-        reference=reference or best, measure=measure, unit=measure_unit(measure, column), fits=fits,
+        reference=reference or best, measure=measure, unit=measure_unit(measure, fitted), fits=fits,
         shares={g: column_mean(runs, f"val_share_{g}") for g in names},
         errors={g: document_error(runs, measure, column, g) for g in names},  now=largest, target=target or BEYOND * largest, level=level, seed=seed,
-        dropped=dropped,
+        dropped=dropped, perfect=perfect,
     )  # fmt: skip
     return dataclasses.replace(result, table=pd.DataFrame([_row(result, g) for g in result.others]))
 
@@ -312,6 +321,8 @@ def _advice(found: Gaps) -> list[str]:
         lines.append("Losses per token compare groups only where a token holds as much of each: for languages use measure=bpb, or bpc.")  # fmt: skip
     if found.measure in ("bpb", "bpc") and len(found.fits) > 1:
         lines.append("Texts differ in how predictable they are: a gap per byte holds that too (floors), which no scale closes.")  # fmt: skip
+    if found.perfect:
+        lines.append(f"{found.perfect} values are without any error; for the law they are half of the smallest error. More held-out examples tell.")  # fmt: skip
     if found.dropped:
         lines.append(f"{found.dropped} runs left out: a group was not scored in them.")
     if any(v == MISSED for v in found.table.get("verdict", [])):

@@ -113,7 +113,7 @@ def _check(config: DataConfig) -> None:
             "data.path: data.source=text needs it. Give a .txt, .jsonl or .parquet file, "
             "a folder or glob of them, or a Hugging Face dataset name."
         )
-    if config.group_key and config.source != "text":
+    if config.group_key and config.source not in ("text", "pairs"):
         raise ConfigError(
             f"data.group_key={config.group_key}: names a column of files, and data.source={config.source} has none. "
             "Leave it null; the bilingual source has its languages as groups by itself."
@@ -173,7 +173,7 @@ def _identity(config: DataConfig) -> dict[str, Any]:
         identity |= _stdlib_identity()
     if config.source == "text":
         identity |= {"text_key": config.text_key, "texts": text_identity(config.path, config.size)}
-    if config.source == "text" and config.group_key:
+    if config.source in ("text", "pairs") and config.group_key:
         identity |= {"group_key": config.group_key}
     if config.source == "bilingual":
         identity |= {"share": config.share}
@@ -222,7 +222,8 @@ def _build(config: DataConfig, folder: Path, on_progress: Progress) -> dict[str,
 
 def _lengths(folder: Path) -> list[str]:
     """Return hashes of where pairs begin and end; none of plain text."""
-    return [hash_table(load_array(path)) for path in sorted(folder.glob(f"*_{LENGTHS}"))]
+    paths = (folder / f"{name}_{LENGTHS}" for name in ("train", "val"))
+    return [hash_table(load_array(path)) for path in paths if path.is_file()]
 
 
 def _silent(message: str, fraction: float) -> None:

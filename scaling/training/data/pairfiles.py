@@ -1,4 +1,7 @@
-"""Pairs from the user's own files: .tsv or .jsonl with two columns, a text and its label or answer."""
+"""Pairs from the user's own files: .tsv or .jsonl with two columns, a text and its label or answer.
+
+A third column may say the group of a pair.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from scaling.study.config import DataConfig
 from scaling.study.errors import ConfigError, DataError
 from scaling.training.data.corpus import Progress
 from scaling.training.data.pairs import Pair, summarise_pairs, write_pairs
-from scaling.training.data.texts import decode, text_files
+from scaling.training.data.slices import check_groups, write_pair_slice
+from scaling.training.data.texts import Document, decode, text_files
 from scaling.training.data.tokenizers import (
     FastTokenizer,
     Tokenizer,
@@ -28,6 +32,7 @@ SHOWN = 8  # labels named in a message
 BATCH = 4096  # texts tokenised at a time
 
 Texts = tuple[str, str]
+Line = tuple[int, str, str, str | None]  # its number, a text, what belongs to it, their group
 
 
 def build_pairs(config: DataConfig, folder: Path, *, on_progress: Progress) -> dict[str, Any]:
@@ -60,12 +65,38 @@ def build_pairs(config: DataConfig, folder: Path, *, on_progress: Progress) -> d
         "tokenizer": config.tokenizer,
         "bytes_per_token": size / int(val[:, : 1 if labels else 2].sum()),
         "labels": labels,
+        "slices": _write_slices(config, folder, pairs, held_out, encode, vocab),
         **summarise_pairs(train, val),
     }  # fmt: skip
 
 
+def _write_slices(
+    config: DataConfig,
+    folder: Path,
+    pairs: list[Texts],
+    held_out: int,
+    encode: _Encoder,
+    vocab: int,
+) -> list[dict[str, Any]]:
+    """Write the held-out pairs once more, each group by itself."""
+    if config.group_key is None:
+        return []
+    groups = np.array([getattr(text, "group", "") for text, _ in pairs])
+    check_groups(config.group_key, groups.tolist())
+    slices: list[dict[str, Any]] = []
+    for label in sorted(set(groups[:held_out].tolist())):
+        own = [pairs[i] for i in np.flatnonzero(groups[:held_out] == label)]
+        share = float(np.mean(groups[held_out:] == label))
+        slices.append(
+            write_pair_slice(
+                folder, len(slices), encode(own), group=label, vocab=vocab, share=share
+            )
+        )
+    return slices
+
+
 def read_files(config: DataConfig) -> Iterator[Texts]:
-    """Yield the pairs of the files that `data.path` names.
+    """Yield the pairs of the files that `data.path` names; with `data.group_key` texts are `Document`s.
 
     A .jsonl file has an object in each line with the keys `data.text_key` and `data.target_key`. A .tsv file
     has two columns, or a first line that names its columns, those two among them.
@@ -83,13 +114,19 @@ def read_files(config: DataConfig) -> Iterator[Texts]:
             content = file.read_bytes()
         except PermissionError as error:
             raise DataError(f"{file}: cannot be read. Check its permissions.") from error
-        for number, text, answer in read(file, decode(file, content), config):
+        for number, text, answer, group in read(file, decode(file, content), config):
             if not text.strip() or not answer.strip():
                 which = config.target_key if text.strip() else config.text_key
                 raise DataError(
                     f"{file}, line {number}: {which!r} is empty. Fill it in, or take the line out."
                 )
-            yield text, answer
+            yield (text if group is None else _grouped(text, group)), answer
+
+
+def _grouped(text: str, group: str) -> Document:
+    document = Document(text)
+    document.group = group
+    return document
 
 
 def pair_files(path: str) -> list[Path]:
@@ -197,7 +234,7 @@ def _tokenizer(config: DataConfig, pairs: list[Texts], on_progress: Progress) ->
     return tokenizer
 
 
-def _read_jsonl(file: Path, content: str, config: DataConfig) -> Iterator[tuple[int, str, str]]:
+def _read_jsonl(file: Path, content: str, config: DataConfig) -> Iterator[Line]:
     # not splitlines(): texts may hold its rarer line ends
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
@@ -218,7 +255,13 @@ def _read_jsonl(file: Path, content: str, config: DataConfig) -> Iterator[tuple[
                 f"{file}, line {number}: nothing under {missing!r}; there is: {there}. Set {which}, "
                 f"or write lines such as {example}."
             )
-        yield number, str(values[0]), str(values[1])
+        group = _value(row, config.group_key) if config.group_key else None
+        if config.group_key and group is None:
+            raise DataError(
+                f"{file}, line {number}: no group under {config.group_key!r}; there is: {', '.join(row)}. Set data.group_key, "
+                "or give every pair a group."
+            )
+        yield number, str(values[0]), str(values[1]), group
 
 
 def _value(row: Any, key: str) -> str | None:
@@ -229,8 +272,8 @@ def _value(row: Any, key: str) -> str | None:
     return str(value) if isinstance(value, str | int | float) else None
 
 
-def _read_tsv(file: Path, content: str, config: DataConfig) -> Iterator[tuple[int, str, str]]:
-    columns, wide = (0, 1), 2
+def _read_tsv(file: Path, content: str, config: DataConfig) -> Iterator[Line]:
+    columns, wide, group = (0, 1), 2, None
     for number, line in enumerate(content.split("\n"), 1):
         line = line.removesuffix("\r")
         if not line.strip():
@@ -239,11 +282,17 @@ def _read_tsv(file: Path, content: str, config: DataConfig) -> Iterator[tuple[in
         names = (config.text_key, config.target_key)
         if number == 1 and all(name in cells for name in names):
             columns, wide = (cells.index(names[0]), cells.index(names[1])), len(cells)
+            group = cells.index(config.group_key) if config.group_key in cells else None
             continue
+        if config.group_key and group is None:
+            raise DataError(
+                f"{file}: no column data.group_key={config.group_key}. Its first line is to name the columns between tabs: "
+                f"{names[0]}, {names[1]} and {config.group_key}."
+            )
         if len(cells) != wide:
             what = "two columns" if wide == 2 else f"{wide} columns as the first line"
             raise DataError(
                 f"{file}, line {number}: {len(cells)} columns, not {what}, between tabs. Separate them by one tab and take "
                 f"tabs out of the texts; more columns need a first line with their names, {names[0]} and {names[1]} among them."
             )
-        yield number, cells[columns[0]], cells[columns[1]]
+        yield number, cells[columns[0]], cells[columns[1]], None if group is None else cells[group]

@@ -7,7 +7,7 @@ every run scores it, and every fit, plot and table has a column for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from scaling.study.config import DataConfig
 from scaling.study.errors import ConfigError, DataError
 from scaling.training.data.dataset import HeldOut
+from scaling.training.data.pairs import Pair, PairStore, write_pairs
 from scaling.training.data.shard import load_array
 from scaling.training.data.store import TokenStore, write_store
 
@@ -63,16 +64,40 @@ def write_slice(
     }
 
 
+def write_pair_slice(
+    folder: Path, number: int, pairs: Iterable[Pair], *, group: str, vocab: int, share: float
+) -> dict[str, Any]:
+    """Write the held-out pairs of one group; returns what the manifest says of it.
+
+    Args:
+        share: of the training pairs.
+    """
+    name = f"slice-{number}"
+    lengths = write_pairs(folder, name, pairs, vocab=vocab)
+    return {
+        "group": group,
+        "store": name,
+        "pairs": len(lengths),
+        "tokens": int(lengths.sum()),
+        "bytes_per_token": 1.0,  # losses of pairs are not divided by bytes
+        "characters_per_token": None,
+        "share": share,
+        "data_hash": TokenStore.open(folder, name).sha256[:16],
+    }
+
+
 def open_slices(
     config: DataConfig, folder: Path, slices: Sequence[Mapping[str, Any]], *, context: int
 ) -> tuple[HeldOut, ...]:
-    """Return the slices of prepared data that hold a sequence of `context` tokens.
+    """Return the slices of prepared data that hold a sequence of `context` tokens, or a pair.
 
     Raises:
         ConfigError: a set of `data.validation` has the name of a group.
         DataError: no group, or only one, has enough held-out text.
     """
-    found = tuple(_open(config, folder, s) for s in slices if s["tokens"] > context)
+    found = tuple(
+        _open(config, folder, s, context) for s in slices if "pairs" in s or s["tokens"] > context
+    )
     if slices and len(found) < 2:
         sizes = ", ".join(f"{s['group']} {s['tokens']:,}" for s in slices)
         raise DataError(
@@ -114,14 +139,19 @@ def check_groups(key: str, labels: Sequence[str]) -> None:
             )
 
 
-def _open(config: DataConfig, folder: Path, manifest: Mapping[str, Any]) -> HeldOut:
+def _open(config: DataConfig, folder: Path, manifest: Mapping[str, Any], context: int) -> HeldOut:
     name, logprob = manifest["store"], folder / f"{manifest['store']}-logprob.npy"
+    if "pairs" in manifest:
+        val: TokenStore = PairStore.open_pairs(folder, name, context=context)
+        ends = np.arange(1, manifest["pairs"]) * context + 1  # each pair is a document
+    else:
+        val, ends = TokenStore.open(folder, name), load_array(folder / f"{name}-ends.npy")
     return HeldOut(
         name=slice_name(manifest["group"]),
         text=f"{config.group_key or 'language'}={manifest['group']}",
-        val=TokenStore.open(folder, name),
+        val=val,
         bytes_per_token=manifest["bytes_per_token"],
-        document_ends=load_array(folder / f"{name}-ends.npy"),
+        document_ends=ends,
         data_hash=manifest["data_hash"],
         true_logprob=load_array(logprob) if logprob.is_file() else None,
         characters_per_token=manifest["characters_per_token"],
