@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 STUDIES = 200  # the 90 % quantile of so many draws has an error of about 8 %
 SLOW_STUDIES = 80  # of laws without closed derivatives, which take five times as long
-BLOCK = 20  # studies solved together between two steps of the progress bar
+BLOCK = 100  # studies solved together: each costs a third of one of twenty, and a second is no wait
 LEAST_SIZES = 4  # at a budget, as `fit_isoflops` asks
 BEYOND = 10.0  # times the largest budget: where the optimum is asked for if nothing else is said
 HUGE = 1e6  # a factor beyond which an estimate says nothing
