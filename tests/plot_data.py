@@ -1,5 +1,7 @@
 """Simulated runs with known truth for the tests of figures and the report."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -52,3 +54,18 @@ def isoflop_runs(budgets=(1e11, 1e12, 1e13, 1e14), *, verify=(4e14,), off=0.0, *
         for C in verify
     ]
     return runs_module.load(pd.concat([table, pd.DataFrame(held)], ignore_index=True))
+
+
+def with_curves(runs, *, points=20):
+    """The same runs with training curves that fall to their final losses, their names kept."""
+
+    def history(row):
+        shares = np.geomspace(1 / points, 1, points)
+        losses = row.val_loss * shares**-0.2
+        return [
+            {"step": i + 1, "tokens": float(row.tokens * s), "val_loss": float(v)}
+            for i, (s, v) in enumerate(zip(shares, losses, strict=True))
+        ]
+
+    logged = {row.run_id: (lambda row=row: history(row)) for row in runs.table.itertuples()}
+    return replace(runs, histories=logged)

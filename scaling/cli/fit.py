@@ -24,6 +24,7 @@ Keys:
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ from scaling.cli.analyse import (
 )
 from scaling.cli.compose import compose_fit
 from scaling.study.config import FitConfig, Key, config_keys
+from scaling.study.errors import FitError
 from scaling.study.table import Table
 from scaling.study.units import format_flops
 
@@ -140,7 +142,8 @@ def _save_spending(analysis: Analysis, axis: str) -> Path:
 def run_report(arguments: Sequence[str]) -> int:
     """Write the self-contained page."""
     analysis = analyse(_config(arguments))
-    path = save_report(analysis, verification=_stated(analysis))
+    typed = shlex.join(["scaling", "report", *(a for a in arguments if not a.startswith("out="))])
+    path = save_report(analysis, verification=_stated(analysis), command=typed)
     print(f"Open in a browser: {path}")
     return 0
 
@@ -245,13 +248,18 @@ def save_figures(analysis: Analysis, **extra: Any) -> list[Path]:
     )
 
 
-def save_report(analysis: Analysis, *, verification: Any = None) -> Path:
+def save_report(analysis: Analysis, *, verification: Any = None, command: str = "") -> Path:
     """Write the report page; returns its path."""
     from scaling.cli.gallery import make_gallery
+    from scaling.cli.next import propose
     from scaling.present.report import write_report
 
+    try:
+        proposal = propose(analysis)
+    except FitError as error:  # a law without an optimum, a convention that cannot be aimed at
+        proposal = f"None is proposed: {error}"
     return write_report(
         analysis.out / "report.html", runs=analysis.runs, fit=analysis.fit, iso=analysis.iso,
         verification=verification, question=sweep_question(analysis.folder),
-        gallery=make_gallery(analysis.folder),
+        gallery=make_gallery(analysis.folder), proposal=proposal, command=command,
     )  # fmt: skip

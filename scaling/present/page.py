@@ -1,81 +1,45 @@
-"""A self-contained HTML page: sections, tables that sort, figures as inline SVG; no network."""
+"""A self-contained HTML page: sections, tables that sort, figures to point at and zoom; no network.
+
+matplotlib draws every figure once, for paper and for the page; `report.js` makes them live.
+"""
 
 from __future__ import annotations
 
 import html
 import io
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 
 from scaling.present import style
+from scaling.present.marks import find_marks
 from scaling.study.table import Table
 
-# Figures are drawn dark on white; in the dark they are inverted, and hue-rotated back to their hue.
-CSS = """
-:root { color-scheme: light dark; --ink: #1f2328; --muted: #5f6873; --paper: #ffffff; --line: #dfe3e8;
-  --soft: #f5f7f9; --good: #12703a; --bad: #b3261e; --accent: #0067a3; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --muted: #a2abb6; --paper: #121212; --line: #33383f;
-  --soft: #1c1f23; --good: #63c98b; --bad: #ff8d85; --accent: #6bb9ec; }
-  figure svg { filter: invert(0.93) hue-rotate(180deg); } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1.1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); }
-p, ul, pre { margin: .5rem 0; } ul { padding-left: 1.2rem; }
-.question { font-size: 1.08rem; color: var(--muted); margin-bottom: 1rem; }
-.verdict { background: var(--soft); border-left: .3rem solid var(--accent); padding: .8rem 1rem; border-radius: .3rem; }
-.verdict p:first-child { font-size: 1.1rem; margin-top: 0; }
-.meta, caption, figcaption, .note { color: var(--muted); font-size: .88rem; }
-.yes { color: var(--good); font-weight: 600; } .no { color: var(--bad); font-weight: 600; }
-.warning { border-left: .2rem solid var(--bad); padding-left: .7rem; margin: .5rem 0; }
-figure { margin: 1.2rem 0 1.6rem; } figure svg { width: 100%; height: auto; display: block; }
-figure.half { max-width: 46rem; }
-.scroll { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .3rem; }
-th, td { padding: .28rem .7rem .28rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; } td.r, th.r { text-align: right; white-space: nowrap; }
-th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--accent); }
-th[aria-sort=ascending] button::after { content: " \\2191"; } th[aria-sort=descending] button::after { content: " \\2193"; }
-pre, code { font: .85rem/1.5 ui-monospace, "SFMono-Regular", "DejaVu Sans Mono", Menlo, Consolas, monospace; }
-pre { background: var(--soft); padding: .7rem .9rem; border-radius: .3rem; overflow-x: auto; }
-pre.written { margin: 0; padding: .3rem .5rem; white-space: pre-wrap; overflow-wrap: anywhere; max-width: 44rem; }
-li, #setup td { overflow-wrap: anywhere; } .sortable td { white-space: nowrap; }
-@media print { :root { color-scheme: light; --ink: #000; --muted: #444; --paper: #fff; --line: #bbb; --soft: #fff; }
-  figure svg { filter: none; } body { max-width: none; padding: 0; font-size: 9.5pt; }
-  figure, tr, .verdict { break-inside: avoid; } h2 { break-after: avoid; } .scroll { overflow: visible; } table { font-size: 7.5pt; } }
-"""
-
-SCRIPT = """
-for (const table of document.querySelectorAll("table.sortable")) {
-  const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
-  const key = (row, i) => { const c = row.cells[i]; return c.dataset.v === undefined ? c.textContent : Number(c.dataset.v); };
-  const compare = (a, b) => {
-    if (typeof a === "number" && typeof b === "number") return Number.isNaN(a) ? 1 : Number.isNaN(b) ? -1 : a - b;
-    return String(a).localeCompare(String(b), undefined, { numeric: true }); };
-  heads.forEach((head, i) => head.querySelector("button").addEventListener("click", () => {
-    const down = head.getAttribute("aria-sort") === "ascending";
-    heads.forEach(h => h.removeAttribute("aria-sort"));
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const rows = [...body.rows].sort((a, b) => (down ? -1 : 1) * compare(key(a, i), key(b, i)));
-    body.append(...rows);
-  }));
-}
-"""
+HERE = Path(__file__).parent
+# Texts and legends keep a name: zoomed in, texts stay small and a legend steps aside.
+ROLES = {"text": "txt", "legend": "legend"}
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """Return the whole document around sections of HTML."""
+    """Return the whole document around sections of HTML, with links to each of them."""
+    body = "\n".join(p for p in parts if p)
+    heads = re.findall(r'<section id="([^"]+)"><h2>', body)
+    links = "".join(
+        f'<a href="#{name}">{name.replace("-", " ").capitalize()}</a>' for name in heads
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{text(title)}</title><style>{CSS}</style></head>\n<body>\n'
-        + "\n".join(p for p in parts if p)
-        + f"\n<script>{SCRIPT}</script>\n</body></html>\n"
+        f'<link rel="icon" href="data:,"><title>{text(title)}</title>'
+        f"<style>{(HERE / 'report.css').read_text(encoding='utf-8')}</style></head>\n<body>\n"
+        f'<nav aria-label="Sections"><div>{links}</div>'
+        f'<button type="button" id="theme">Dark</button></nav>\n<main>\n{body}\n</main>\n'
+        f"<script>{(HERE / 'report.js').read_text(encoding='utf-8')}</script>\n</body></html>\n"
     )
 
 
@@ -102,12 +66,46 @@ def bullets(items: Sequence[str]) -> str:
 
 
 def code(lines: Sequence[str]) -> str:
-    """Return a block of commands."""
-    return f"<pre>{text(chr(10).join(lines))}</pre>"
+    """Return a block of commands, with a button that copies them."""
+    return f"<div class='copy'><pre tabindex='0'>{text(chr(10).join(lines))}</pre></div>"
 
 
-def table(content: Table, *, values: Sequence[Sequence[float | None]] | None = None) -> str:
-    """Return a table; with sorting if given the number behind each cell (None: sort its text)."""
+def facts(pairs: Mapping[str, str]) -> str:
+    """Return names and values side by side."""
+    inner = "".join(f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in pairs.items())
+    return f"<dl class='facts'>{inner}</dl>"
+
+
+def beside(*parts: str) -> str:
+    """Return parts side by side where there is room."""
+    shown = [p for p in parts if p]
+    return f"<div class='pair'>{''.join(f'<div>{p}</div>' for p in shown)}</div>" if shown else ""
+
+
+def folded(title: str, *parts: str) -> str:
+    """Return parts that open when their title is selected."""
+    return f"<details><summary>{text(title)}</summary>{''.join(parts)}</details>"
+
+
+def data(content: Any, kind: str) -> str:
+    """Return data for the page's script; nothing in it can end the element it is in."""
+    source = json.dumps(content, separators=(",", ":"), allow_nan=False)  # ASCII only
+    for sign in "<>&":
+        source = source.replace(sign, f"\\u{ord(sign):04x}")
+    return f"<script type='application/json' class='{kind}'>{source}</script>"
+
+
+def table(
+    content: Table, *, values: Sequence[Sequence[float | None]] | None = None, links: Sequence[str] | None = None
+) -> str:  # fmt: skip
+    """Return a table.
+
+    Args:
+        content: its cells; values: the number behind each cell (None: its text sorts), which makes
+            the table one that sorts.
+        links: where the first cell of each row leads, "" for nowhere; rows are then those of runs,
+            which figures refer to by their number.
+    """
     right = [
         all(not str(row[i])[:1].isalpha() for row in content.rows)
         for i in range(len(content.header))
@@ -120,17 +118,19 @@ def table(content: Table, *, values: Sequence[Sequence[float | None]] | None = N
     body = []
     for number, row in enumerate(content.rows):
         keys = values[number] if values is not None else [None] * len(row)
+        cells = [_cell(c, k, r) for c, k, r in zip(row, keys, right, strict=True)]
+        if links is not None and links[number]:
+            cells[0] = f"<td><a href='{text(links[number])}'>{text(row[0])}</a></td>"
         body.append(
-            "<tr>"
-            + "".join(_cell(c, k, r) for c, k, r in zip(row, keys, right, strict=True))
-            + "</tr>"
+            f"<tr{f' data-run={number}' if links is not None else ''}>{''.join(cells)}</tr>"
         )
-    caption = f"<caption>{text(content.title)}</caption>" if content.title else ""
+    caption = paragraph(content.title, "caption")  # outside, so that it need not be scrolled to
     kind = " class='sortable'" if sortable else ""
     note = "".join(
         paragraph(line, "note") for line in content.note.splitlines() if not line.startswith("- ")
     )
-    return f"<div class='scroll'><table{kind}>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{note}"
+    box = f"<div class='scroll{' long' if sortable else ''}' tabindex='0' role='region' aria-label='{text(content.title or 'Table')}'>"
+    return f"{caption}{box}<table{kind}><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{note}"
 
 
 def _side(right: bool) -> str:
@@ -145,13 +145,35 @@ def _cell(content: str, key: float | None, right: bool) -> str:
 
 
 def figure(drawn: Any, caption: str, *, name: str) -> str:
-    """Return a figure as inline SVG with its caption; the figure is closed."""
-    kind = " class='half'" if style.figure_of(drawn).get_size_inches()[0] < 8 else ""
+    """Return a figure that can be zoomed, with its caption; the figure is closed."""
+    return live_figure(drawn, caption, name=name)[0]
+
+
+def live_figure(
+    drawn: Any, caption: str, *, name: str, rows: pd.DataFrame | None = None
+) -> tuple[str, set[int]]:
+    """Return a figure that can be pointed at and zoomed, with its caption; the figure is closed.
+
+    Args:
+        drawn: what a plotting function returned; caption: what it shows; name: for links to it.
+        rows: the runs that the page lists, as `find_marks` takes them.
+
+    Returns:
+        Its HTML, and the numbers of the runs that it shows.
+    """
+    whole = style.figure_of(drawn)
+    kind = "half" if whole.get_size_inches()[0] < 8 else "wide"
     svg = inline_svg(drawn, caption)
+    _, _, width, height = map(float, re.search(r'viewBox="([^"]+)"', svg)[1].split())  # type: ignore[index]
+    marks = find_marks(whole, (width, height), rows=rows)
     style.close(drawn)
-    return (
-        f"<figure id='figure-{name}'{kind}>{svg}<figcaption>{text(caption)}</figcaption></figure>"
+    shown = {m[2] for p in marks for m in p["points"]} | {m[0] for p in marks for m in p["lines"]}
+    source = (
+        f"<figure id='figure-{name}' class='{kind}'><div class='pan'><div class='stage' tabindex='0' role='group' "
+        f"aria-roledescription='interactive figure' aria-label='{text(caption)}' aria-describedby='keys'>{svg}</div></div>"
+        f"<figcaption>{text(caption)}</figcaption>{data(marks, 'marks') if marks else ''}</figure>"
     )
+    return source, {run for run in shown if isinstance(run, int)}
 
 
 def inline_svg(drawn: Any, label: str) -> str:
@@ -164,6 +186,7 @@ def inline_svg(drawn: Any, label: str) -> str:
     source = re.sub(r"<metadata>.*?</metadata>\s*", "", source, flags=re.S)
     source = re.sub(r"<!--.*?-->\s*", "", source, flags=re.S)
     used = set(re.findall(r"#([\w-]+)", source))
+    source = re.sub(r' id="(text|legend)_\d+"', lambda m: f' class="{ROLES[m[1]]}"', source)
     source = re.sub(r' id="([\w-]+)"', lambda m: m[0] if m[1] in used else "", source)
     source = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", source, count=1)
     source = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", source, count=1)

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from scaling.analysis.data.costs import total_costs
+from scaling.analysis.allocation.design import Sweep
 from scaling.analysis.data.runs import Runs
-from scaling.analysis.data.tables import number
 from scaling.analysis.fits.fitting import Fit
 from scaling.analysis.frontier.envelope import Envelope
 from scaling.analysis.frontier.isoflops import IsoFlops
 from scaling.present import page
 from scaling.present.figures import CAPTIONS, draw_figures
 from scaling.present.gallery import Gallery, gallery_section
+from scaling.present.listing import listed, runs_section
+from scaling.present.provenance import cite_section, repeat_section, setup_section
 from scaling.present.verdict import checks, floor_table, limits, verdict
 from scaling.present.verification import verification_table, verify
-from scaling.study.cost import format_amount
 from scaling.study.record import write_atomic
 from scaling.study.table import Table
-from scaling.study.units import format_duration, format_flops, format_quantity
+from scaling.study.units import format_flops, format_quantity
 
-# What the records say about how a study was run: heading and columns, as in `RunRecord`.
-PAID = {"energy_kwh": "energy [kWh]", "money": "price", "co2_kg": "emissions [kg CO2e]"}
-SETUP = (
-    ("Data", ("data_source", "tokenizer", "vocab", "unique_tokens", "epochs", "val_tokens", "bytes_per_token", "data_hash", "source_hash")),
-    ("Model", ("family", "layers", "width", "context")),
-    ("Training", ("optimizer", "parametrization", "schedule", "batch_tokens", "steps", "lr", "weight_decay", "seed", "order_seed")),
-    ("Machine", ("device", "devices", "threads", "precision", "attention", "compiled", "tokens_per_second")),
-)  # fmt: skip
+# How a figure is used; the element is what figures refer to for those who do not see them.
+HINT = "Point at a mark, or tap it, to read it; select it to follow its run through every figure and the table."
+KEYS = (
+    "Zoom: drag a frame, pinch, turn the wheel with Ctrl held or after a click, or use the buttons. Zoomed in, drag to "
+    "move; a double click brings the whole figure back. Keys: Tab to a figure, arrows from mark to mark, Enter selects, "
+    "+ and - zoom, 0 brings the whole figure back, Shift with arrows moves, Escape lets the run go."
+)
 
 
 def write_report(
@@ -47,6 +46,8 @@ def write_report(
     warnings: Sequence[str] = (),
     target: float | None = None,
     gallery: Gallery | None = None,
+    proposal: Sweep | str = "",
+    command: str = "",
     **more: Any,
 ) -> Path:
     """Write the study as one self-contained HTML file that opens from disk without a network.
@@ -60,6 +61,8 @@ def write_report(
         warnings: sentences to show with those of the fit.
         target: a planned budget [FLOPs] to mark in the figures.
         gallery: what the models write.
+        proposal: the runs to train next, as `next_sweep` returned them, or why there are none.
+        command: what was typed for this page; else the commands that would give it.
         more: what further figures show, as `draw_figures` takes it: approaches, universes (of
             `sensitivity`), backtest, learning_rates.
 
@@ -69,27 +72,31 @@ def write_report(
     held = as_held_out(verification, runs)
     checked = verify(fit, held)
     name = _study_name(runs, Path(path))
-    sentences = checks(fit, checked)
+    rows = listed(runs)
+    figures, places = _figures_section(
+        runs, fit, iso, rows=rows, envelope=envelope, verification=held, target=target, **more
+    )
     parts = [
-        f"<header><h1>{page.text(name)}</h1>{page.paragraph(question, 'question')}{page.paragraph(_summary(runs), 'meta')}</header>",
-        _verdict_box(fit, iso, sentences),
+        f"<header><h1>{page.text(f'Scaling study {name}')}</h1>{page.paragraph(question, 'question')}"
+        f"{page.facts(_facts(runs, fit))}{page.paragraph(f'{runs.conventions}.', 'meta')}</header>",
+        _verdict_section(fit, iso, checks(fit, checked), _warnings(fit, iso, envelope, warnings)),
         page.section(
             "What this law can and cannot tell", page.bullets(limits(fit, checked)), name="limits"
         ),
         _verification_section(fit, checked),
         _floor_section(fit, runs),
-        _figures_section(
-            runs, fit, iso, envelope=envelope, verification=held, target=target, **more
-        ),
-        _fit_section(fit, iso, envelope, warnings),
+        figures,
+        runs_section(rows, runs, fit, places=places),
+        _fit_section(fit, iso, envelope),
+        _next_section(proposal, name),
         gallery_section(gallery),
-        _runs_section(runs, fit),
-        _setup_section(runs),
-        _reproduce_section(runs, fit, name),
+        setup_section(runs),
+        repeat_section(runs, fit, name, command=command),
+        cite_section(runs, fit, name),
     ]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, page.page(name, parts))
+    write_atomic(path, page.page(f"Scaling study {name}", parts))
     return path
 
 
@@ -102,23 +109,43 @@ def as_held_out(verification: Any, runs: Runs) -> pd.DataFrame:
 
 def _study_name(runs: Runs, path: Path) -> str:
     names = runs.table["sweep"].dropna().unique() if "sweep" in runs.table else []
-    return (
-        f"Scaling study {', '.join(map(str, names))}"
-        if len(names)
-        else f"Scaling study {path.resolve().parent.name}"
-    )
+    return ", ".join(map(str, names)) if len(names) else path.resolve().parent.name
 
 
-def _summary(runs: Runs) -> str:
+def _facts(runs: Runs, fit: Fit) -> dict[str, str]:
+    """Return the study in a few numbers."""
     rows = runs.fit_rows
-    spans = f"N {format_quantity(rows['N'].min())} to {format_quantity(rows['N'].max())}, C {format_flops(rows['C'].min())} to {format_flops(rows['C'].max())} FLOPs"
     others = len(runs.table) - len(rows)
-    return f"{len(rows)} runs in the fit, {others} other; {spans}. {runs.conventions}."
+    return {
+        "runs in the fit": f"{len(rows)}" + (f" and {others} other" if others else ""),
+        "compute C [FLOPs]": _between(rows["C"], format_flops),
+        "parameters N": _between(rows["N"], format_quantity),
+        "tokens D": _between(rows["D"], format_quantity),
+        "lowest loss [nats/token]": f"{rows['L'].min():.4f}",
+        "law": fit.law.name,
+    }
 
 
-def _verdict_box(fit: Fit, iso: IsoFlops | None, sentences: Sequence[str]) -> str:
+def _between(values: pd.Series, write: Callable[[float], str]) -> str:
+    low, high = write(float(values.min())), write(float(values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def _verdict_section(
+    fit: Fit, iso: IsoFlops | None, sentences: Sequence[str], warnings: Sequence[str]
+) -> str:
     inner = page.paragraph(verdict(fit, iso)) + "".join(page.paragraph(s) for s in sentences)
-    return f"<div class='verdict' id='verdict'>{inner}</div>"
+    notes = "".join(page.paragraph(w, "warning") for w in warnings)
+    notes = notes or page.paragraph("No check raised a warning.", "note")
+    return f"<div class='verdict' id='verdict'><div>{inner}</div><div>{notes}</div></div>"
+
+
+def _warnings(
+    fit: Fit, iso: IsoFlops | None, envelope: Envelope | None, more: Sequence[str]
+) -> list[str]:
+    """Return every warning once, those of the fit first."""
+    own = (w for s in (fit, iso, envelope) if s is not None for w in s.warnings)
+    return list(dict.fromkeys([*own, *more]))
 
 
 def _verification_section(fit: Fit, checked: pd.DataFrame) -> str:
@@ -136,157 +163,56 @@ def _floor_section(fit: Fit, runs: Runs) -> str:
     return page.section("The floor", page.table(found)) if found else ""
 
 
-def _figures_section(runs: Runs, fit: Fit, iso: IsoFlops | None, **study: Any) -> str:
+def _figures_section(
+    runs: Runs, fit: Fit, iso: IsoFlops | None, *, rows: pd.DataFrame, **study: Any
+) -> tuple[str, dict[int, str]]:
+    """Return the figures, and the one that shows the run of each row: its curve where there is one."""
     drawers = draw_figures(runs, fit, iso, **study)
     drawers.pop("overview", None)  # its panels follow one by one
-    return page.section(
-        "Figures",
-        *(page.figure(draw(), CAPTIONS[name], name=name) for name, draw in drawers.items()),
-    )
+    made = {name: page.live_figure(draw(), CAPTIONS[name], name=name, rows=rows) for name, draw in drawers.items()}  # fmt: skip
+    places: dict[int, str] = {}
+    for name in sorted(made, key=lambda name: name != "curves"):
+        places = dict.fromkeys(made[name][1], name) | places
+    figures = "".join(source for source, _ in made.values())
+    hint = f"<details class='note screen'><summary>{page.text(HINT)}</summary><p id='keys'>{page.text(KEYS)}</p></details>"
+    return page.section("Figures", hint, f"<div class='figures'>{figures}</div>"), places
 
 
-def _fit_section(
-    fit: Fit, iso: IsoFlops | None, envelope: Envelope | None, warnings: Sequence[str]
-) -> str:
-    found = [
-        *fit.warnings,
-        *(iso.warnings if iso else ()),
-        *(envelope.warnings if envelope else ()),
-        *warnings,
-    ]
-    parts = [page.table(s.summary()) for s in (fit, iso, envelope) if s is not None]
+def _fit_section(fit: Fit, iso: IsoFlops | None, envelope: Envelope | None) -> str:
+    others = "".join(page.table(s.summary()) for s in (iso, envelope) if s is not None)
+    law = page.table(fit.summary()) + page.table(_certificate(fit))
+    return page.section("The fit", page.beside(law, others), name="fit")
+
+
+def _certificate(fit: Fit) -> Table:
+    """Return why the optimum can be believed."""
     proof = fit.certificate
-    basins = f"{len(proof.basins)} end point{'s' * (len(proof.basins) > 1)} from {sum(n for _, n in proof.basins)} starts"
-    parts.insert(
-        1,
-        page.paragraph(
-            f"Certificate: {basins}; one more Newton step would gain {proof.decrement:.1e} of the objective; condition number {proof.condition:.1e}.",
-            "note",
-        ),
-    )
-    notes = "".join(page.paragraph(w, "warning") for w in dict.fromkeys(found))
-    return page.section(
-        "The fit",
-        *parts,
-        f"<h3>Warnings</h3>{notes}" if notes else page.paragraph("No check raised a warning."),
-        name="fit",
-    )
-
-
-def _runs_section(runs: Runs, fit: Fit) -> str:
-    residual = fit.residuals().set_index("run_id")["residual"]
-    if not residual.index.is_unique:
-        residual = residual.iloc[:0]
-    branched = _has(runs.frame, "parent")
-    cells, values = [], []
-    for row in _in_order(runs.frame).to_dict("records"):
-        away, error = 100 * residual.get(row["run_id"], math.nan), row.get("val_loss_se")
-        seconds, parent = _number(row.get("seconds")), row.get("parent")
-        cells.append([
-            str(row["run_id"]), row["status"], row["role"], format_quantity(row["N"]), format_quantity(row["D"]), format_flops(row["C"]),
-            _loss(row["L"]), _loss(error), "-" if math.isnan(away) else f"{away:+.2f}", format_duration(seconds),
-            *(["-" if parent is None or pd.isna(parent) else str(parent)] if branched else []),
-        ])  # fmt: skip
-        numbers = [_number(v) for v in (row["N"], row["D"], row["C"], row["L"], error, away)]
-        values.append([None, None, None, *numbers, seconds, *([None] if branched else [])])
-    header = [
-        "run", "status", "role", "N", "D [tokens]", "C [FLOPs]", f"{runs.loss} [nats/token]", "standard error",
-        "from the law [%]", "time", *(["branch of"] if branched else []),
-    ]  # fmt: skip
-    notes = ["Select a heading to sort."]
-    if branched:
-        notes.append("Time, D and C are those of the whole run; a branch shares its first steps with the run it is a branch of.")  # fmt: skip
-    skipped = [f"Skipped {p.path}: {p.message}" for p in runs.problems]
-    return page.section(
-        "Runs",
-        page.paragraph(" ".join(notes), "note"),
-        page.table(Table(header, cells), values=values),
-        page.bullets(skipped),
-    )
-
-
-def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Sort by budget, then size; compute that agrees within a percent or so is one budget."""
-    budget = rows["C"].map(lambda c: float(f"{c:.2g}") if c == c else c)
-    return rows.assign(_budget=budget).sort_values(["_budget", "N"]).drop(columns="_budget")
-
-
-def _setup_section(runs: Runs) -> str:
-    rows = runs.frame
-    body = [
-        [f"{group}: {c.replace('_', ' ')}", _values(rows[c])]
-        for group, columns in SETUP
-        for c in columns
-        if _has(rows, c)
+    counts = [n for _, n in proof.basins] or [0]
+    other = f"{100 * proof.gap:.2g} % above" if len(proof.basins) > 1 else "none seen"
+    rows = [
+        ["starts that ended here", f"{counts[0]} of {sum(counts)}"],
+        ["next optimum", other],
+        ["gain of one more Newton step, of the objective", f"{proof.decrement:.1e}"],
+        ["largest gradient, of its terms", f"{proof.gradient:.1e}"],
+        ["condition number; above 1e8 nothing is identified", f"{proof.condition:.1e}"],
+        ["parameters on a bound", ", ".join(proof.on_bound) or "none"],
     ]
-    software: dict[str, set[str]] = {}
-    for versions in rows["software"].dropna() if "software" in rows else []:
-        for package, version in versions.items():
-            software.setdefault(package, set()).add(str(version))
-    body += [[f"Software: {k}", ", ".join(sorted(v))] for k, v in software.items()]
-    seconds, flops = spent(rows)
-    once = ", steps shared by several runs counted once" if _has(rows, "parent") else ""
-    if _has(rows, "seconds"):
-        body.append(["Total time of all runs", format_duration(seconds) + once])
-    paid = {k: v for k, v in total_costs(rows).items() if k in PAID}
-    body += [[f"Total {PAID[k]} of all runs", format_amount(v) + once] for k, v in paid.items()]
-    body.append(["Total compute of all runs", f"{format_flops(flops)} FLOPs{once}"])
-    return page.section("How it was run", page.table(Table(["", "value"], body)), name="setup")
+    return Table(["", "value"], rows, title="Certificate: why this is the optimum")
 
 
-def spent(rows: pd.DataFrame) -> tuple[float, float]:
-    """Return seconds and FLOPs (in the convention of C) of runs, the steps of a trunk once."""
-    seconds, tokens = number(rows, "seconds"), number(rows, "tokens")
-    shared = (number(rows, "parent_tokens") / tokens).fillna(0.0)
-    once = seconds - number(rows, "parent_seconds").fillna(0.0)
-    return float(once.sum()), float((rows["C"] * (1 - shared)).sum())
-
-
-def _has(rows: pd.DataFrame, name: str) -> bool:
-    return name in rows and bool(rows[name].notna().any())
-
-
-def _values(column: pd.Series) -> str:
-    """Return the one value, a few of them, or the range."""
-    different = list(dict.fromkeys(column.dropna()))
-    if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in different):
-        ends = [_plain(float(v)) for v in (min(different), max(different))]
-        return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
-    shown = ", ".join(str(v) for v in different[:4])
-    return shown + (f" and {len(different) - 4} more" if len(different) > 4 else "")
-
-
-def _plain(value: float) -> str:
-    """Write a count in full while it is short: a vocabulary of 512, 3.1M tokens, a rate of 0.003."""
-    return f"{value:.4g}" if abs(value) < 1e4 else format_quantity(value)
-
-
-def _loss(value: Any) -> str:
-    number = _number(value)
-    return "-" if math.isnan(number) else f"{number:.4f}"
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None or pd.isna(value) else float(value)
-
-
-def _reproduce_section(runs: Runs, fit: Fit, name: str) -> str:
-    sweep = name.removeprefix("Scaling study ")
-    options = f"law={fit.law.name} objective={fit.objective.name} intervals={fit.intervals} seed={fit.seed}"
-    conventions = f"params={runs.params} flops={runs.flops} loss={runs.loss}"
-    commands = page.code([f"scaling train {sweep}    # finished runs are kept, missing ones are trained",
-                          f"scaling report {sweep} {options} {conventions}"])  # fmt: skip
-    script = page.code([
-        "import scaling as sl",
-        f'runs = sl.load("results/{sweep}").using(params="{runs.params}", flops="{runs.flops}", loss="{runs.loss}")',
-        f'fit = sl.fit(runs, law="{fit.law.name}", objective="{fit.objective.name}", intervals="{fit.intervals}", seed={fit.seed})',
-    ])  # fmt: skip
-    source = f"Law: {fit.law.name}, {fit.law.source}." if fit.law.source else ""
+def _next_section(proposal: Sweep | str, name: str) -> str:
+    """Return the runs to train next, with the file that trains them; or why none is proposed."""
+    if isinstance(proposal, str):
+        return page.section("The next sweep", page.paragraph(proposal), name="next")
+    following = f"{name}_next"
+    quoted = shlex.quote(name)
+    commands = [
+        f"scaling next {quoted}    # writes sweeps/{following}.yaml",
+        f"scaling plan {shlex.quote(following)}    # what it costs",
+        f"scaling train {shlex.quote(following)}",
+    ]
+    file = page.folded(f"sweeps/{following}.yaml", page.code([proposal.yaml(following)]))
+    how = page.code(commands) + file
     return page.section(
-        "Repeat it",
-        commands,
-        page.paragraph("The same in Python:"),
-        script,
-        page.paragraph(source, "note"),
-        name="reproduce",
+        "The next sweep", page.beside(page.table(proposal.table()), how), name="next"
     )
