@@ -16,6 +16,7 @@ scaling: plan a grid of Transformers, train it, fit the law, verify the predicti
 
 usage: scaling VERB [SWEEP] [key=value ...]
 
+  init      a small study of your own, ready to be trained      scaling init my_study data=my.txt
   plan      what would be run: exact N, tokens, FLOPs, time     scaling plan quickstart
   train     train one run,                                      scaling train model.params=1M
             what is missing of a sweep,                         scaling train quickstart
@@ -47,6 +48,7 @@ What reads results takes a table too: a CSV, JSONL or Parquet file of anybody's 
 Numbers may be written 40M, 2.5B, 1e18. `scaling VERB --help` says more."""
 
 VERBS = {
+    "init": "scaling.cli.init",
     "plan": "scaling.cli.plan",
     "train": "scaling.cli.train",
     "status": "scaling.cli.status",

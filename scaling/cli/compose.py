@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from scaling.cli import quote_text
 from scaling.cli.design import DESIGN_KEYS, Design
 from scaling.cli.overrides import known_keys, read_value, to_mapping
 from scaling.study.config import FitConfig, RunConfig, config_keys
@@ -48,11 +49,13 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 
 def search_path_override(overrides: Sequence[str]) -> list[str]:
-    """Return the override that lets Hydra find sweep files: the user's own folder first, then ours."""
+    """Return the override that lets Hydra find sweep files, the user's own folder first, and the user's ./conf."""
     if any(o.startswith("hydra.searchpath=") for o in overrides):
         return []
     folders = [f for f in (Path.cwd() / "sweeps", data_dir("sweeps")) if f.is_dir()]
-    paths = ",".join(f"'sweeps://{f}'" for f in dict.fromkeys(folders))
+    own = Path.cwd() / "conf"
+    groups = [f"'groups://{own}'"] if own.is_dir() and own != data_dir("conf") else []
+    paths = ",".join([*(f"'sweeps://{f}'" for f in dict.fromkeys(folders)), *groups])
     return [f"hydra.searchpath=[{paths}]"]
 
 
@@ -66,7 +69,8 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
         with _hydra():
             return hydra_compose(
                 name,
-                overrides=[*overrides, *search_path_override(overrides)],
+                # a sweep's name may be in any script, which Hydra's grammar wants quoted
+                overrides=[*map(quote_text, overrides), *search_path_override(overrides)],
                 return_hydra_config=True,
             )
     except (HydraException, OmegaConfBaseException) as error:
@@ -102,7 +106,7 @@ class Sweep:
 def compose_sweep(arguments: Sequence[str]) -> Sweep:
     """Compose a sweep from command-line arguments, sweeping values like `a=1,2` included."""
     try:
-        parsed = OverridesParser.create().parse_overrides(list(arguments))
+        parsed = OverridesParser.create().parse_overrides([quote_text(a) for a in arguments])
         plain = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line]
         composed = compose("train", plain)
         sweep = expand(

@@ -28,7 +28,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from scaling.cli import known_sweep, split_sweep
+from scaling.cli import known_sweep, quote_text, split_sweep
 from scaling.cli.compose import explain, register_schema, search_path_override, to_run_config
 from scaling.cli.evaluate import UNSHOWN, even_guess, unscored
 from scaling.cli.jobs import TOGETHER, further_configs
@@ -56,7 +56,7 @@ def run_train(arguments: Sequence[str]) -> int:
         )
     if name is not None:
         sweeping = [] if any(a in _LOOKING for a in rest) else ["-m"]
-        rest = [*sweeping, f"sweeps={known_sweep(name)}", *rest]
+        rest = [*sweeping, quote_text(f"sweeps={known_sweep(name)}"), *rest]
     elif _is_launched(rest):
         rest = ["-m", *rest]
     register_schema()
