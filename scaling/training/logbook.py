@@ -279,6 +279,8 @@ def _planned_record(plan: RunPlan) -> RunRecord:
         run_id=plan.run_id, status="running", sweep=config.sweep, role=config.role, config_hash=plan.hash,
         setting_hash=plan.setting_hash, trunk_hash=trunk_hash(plan),
         init_from=plan.source.name if plan.source else None, init_hash=plan.source.hash if plan.source else None,
+        pretrain_tokens=plan.source.trained if plan.source else None,
+        finetune=config.finetune.parts if plan.source else None, params_trained=plan.counts.total,
         started_at=utc_now(), attempts=1, retry_of=config.retry.of,
         params_target=plan.params_target, params_convention=config.model.params_convention,
         params_total=plan.counts.total, params_embedding=plan.counts.embedding, params_head=plan.counts.head,
