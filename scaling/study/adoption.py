@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from scaling.study.config import DataConfig, ModelConfig, ObjectiveConfig
+from scaling.study.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig
 from scaling.study.errors import ConfigError
 from scaling.study.objective import Layout, find_layout
 from scaling.study.pretrained import PARTS, SIZES, Pretrained
@@ -124,6 +124,29 @@ def _own_tokens(there: int, known: dict[str, int], *, layout: Layout, vocab: int
     if layout.padded and (spare == 0 or (there % FILLED_UP == 0 and 0 <= spare < MOST_FILLED)):
         return vocab
     return there - len(layout.specials)
+
+
+def check_parts(config: RunConfig, shape: ModelShape) -> None:
+    """Refuse to train parts of weights that are not there.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    parts, blocks = config.finetune.parts, config.finetune.blocks
+    if parts != "all" and config.model.init_from is None:
+        raise ConfigError(
+            f"finetune.parts={parts}: needs weights to start from. Set model.init_from to a run or a Hugging Face "
+            "folder, or leave finetune.parts out: fresh weights train all."
+        )
+    if parts == "last" and blocks > shape.layers:
+        raise ConfigError(
+            f"finetune.blocks={blocks}: the model has {shape.layers}. Set finetune.blocks={shape.layers} or less."
+        )
+    if parts == "lora" and config.optim.parametrization != "standard":
+        raise ConfigError(
+            f"finetune.parts=lora: rates of adapters are not known under optim.parametrization={config.optim.parametrization}. "
+            "Set optim.parametrization=standard."
+        )
 
 
 def _shown(value: Any) -> str:

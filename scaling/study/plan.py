@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.study.adoption import Rows, adopt_shape, adopted_shape, map_rows
+from scaling.study.adoption import Rows, adopt_shape, adopted_shape, check_parts, map_rows
 from scaling.study.config import OptimConfig, RunConfig, config_values
 from scaling.study.errors import ConfigError
 from scaling.study.flops import FlopsPerToken, flops_6nd, flops_per_token
 from scaling.study.objective import KINDS, PAIRS, PLAIN, Layout, find_layout
-from scaling.study.parametrization import Parametrization, with_attention_scale
 from scaling.study.origin import find_origin, names_sweep
+from scaling.study.parametrization import Parametrization, with_attention_scale
 from scaling.study.pretrained import Pretrained, open_pretrained
 from scaling.study.record import NUMBERS_VERSION
 from scaling.study.rules import (
@@ -256,6 +256,7 @@ def make_plan(config: RunConfig) -> RunPlan:
     else:
         shape = resolve_shape(config.model, vocab=config.data.vocab, params=target, layout=layout)
         shape = with_attention_scale(shape, optim=config.optim, model=config.model)
+    check_parts(config, shape)
     counts, flops = count_params(shape), flops_per_token(shape)
     params = counts.by(config.model.params_convention)
 
@@ -311,11 +312,6 @@ def _adopt(config: RunConfig) -> tuple[RunConfig, Pretrained | None]:
     """Fill in the shape of the weights that a run starts from, if it starts from any."""
     asked = config.model.init_from
     if asked is None:
-        if config.finetune.parts != "all":
-            raise ConfigError(
-                f"finetune.parts={config.finetune.parts}: needs weights to start from. Set model.init_from to a run or a Hugging Face "
-                "folder, or leave finetune.parts out: fresh weights train all."
-            )
         return config, None
     if names_sweep(asked):
         source = open_pretrained(find_origin(config, _asked_shape(config)))

@@ -106,7 +106,7 @@ def check_tensors(tensors: Tensors, shape: ModelShape, *, where: str) -> None:
     Raises:
         CheckpointError: they differ.
     """
-    wanted = _sizes(shape)
+    wanted = parameter_sizes(shape)
     given = {n: tuple(t.shape) for n, t in tensors.items()}
     for name in sorted({*wanted, *given}):
         if wanted.get(name) != given.get(name):
@@ -145,7 +145,7 @@ def starting_tensors(
     given = {f"model.{name}": tensor for name, tensor in tensors.items()}
     moved = rows is not None and rows != tuple(range(source.shape.vocab))
     if not moved and not fresh_parts(source, shape, rows):
-        return {f"model.{name}": given[f"model.{name}"] for name in _sizes(shape)}
+        return {f"model.{name}": given[f"model.{name}"] for name in parameter_sizes(shape)}
     begun = {n: t for n, t in fresh().items() if n.startswith("model.")}
     tables = {f"model.{name}" for name in TABLES} if moved else set()
     return {n: _joined(t, given.get(n), rows if n in tables else None) for n, t in begun.items()}
@@ -156,7 +156,7 @@ TABLES = ("embedding.weight", "head.weight", "head.bias")  # a row for every tok
 
 def fresh_parts(source: Pretrained, shape: ModelShape, rows: Rows | None) -> frozenset[str]:
     """Return the names of weights that a run draws fresh, all of them or some rows, of what the source lacks."""
-    there, wanted = _sizes(source.shape), _sizes(shape)
+    there, wanted = parameter_sizes(source.shape), parameter_sizes(shape)
     new_rows = rows is not None and None in rows
     return frozenset(
         name
@@ -167,7 +167,7 @@ def fresh_parts(source: Pretrained, shape: ModelShape, rows: Rows | None) -> fro
 
 
 @functools.lru_cache(maxsize=64)
-def _sizes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+def parameter_sizes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Return the size of every weight of a shape by name."""
     from scaling.training.model import build_model
 

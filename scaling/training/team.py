@@ -79,7 +79,7 @@ class Team:
                     "none of its checkpoints can be used; it starts again from the first step"
                 )
             if head.plan.source is not None and progress.step == 0:
-                self.learner.load(number, self._begun(number, head))
+                self.learner.begin(number, self._begun(number, head))
             head.restore(progress)
             for member in slot[1:]:
                 member.restore(_shared(progress, member))
@@ -91,7 +91,7 @@ class Team:
         """Return the weights of a slot that starts from others: theirs, and fresh ones where they have none."""
         source, shape = head.plan.source, head.plan.shape
         assert source is not None
-        fresh = functools.partial(self.learner.tensors, number)
+        fresh = functools.partial(self.learner.weights, number)
         return starting_tensors(source, shape, rows=head.plan.rows, fresh=fresh)
 
     def open_books(self) -> None:
@@ -147,6 +147,7 @@ class Team:
 
     def finish(self) -> None:
         """Evaluate those that reached their end and close every book that is still open here."""
+        self.learner.settle()
         for number, slot in enumerate(self.slots):
             for member in slot:
                 if member.reason is not None:
@@ -155,7 +156,7 @@ class Team:
                     self._validate(number, [member])
                     self._score_sets(number, member)
                     self._take_measures(number, member)
-                    member.finish(self._scores[number], self.learner.tensors(number))
+                    member.finish(self._scores[number], self.learner.weights(number))
 
     def _take_step(self) -> list[Tensor]:
         """Do one optimiser step in every slot; returns gradient norms before clipping."""
