@@ -28,6 +28,7 @@ _NAMES = {
     "published_hyperparameters": "scaling.analysis.allocation.hyperparameters",
     "fit_isoflops": "scaling.analysis.frontier.isoflops",
     "fit_envelope": "scaling.analysis.frontier.envelope",
+    "collapse": "scaling.analysis.frontier.normalised",
     "approaches": "scaling.analysis.frontier.sidebyside",
     "parabola_bias": "scaling.analysis.frontier.bias",
     "fit_exponent": "scaling.analysis.frontier.exponents",

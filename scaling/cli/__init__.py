@@ -56,7 +56,7 @@ VERBS = {
     "fit": "scaling.cli.fit",
     "noise": "scaling.cli.noise",
     "gaps": "scaling.cli.gaps",
-    "plot": "scaling.cli.fit",
+    "plot": "scaling.cli.drawing",
     "report": "scaling.cli.fit",
     "next": "scaling.cli.next",
     "auto": "scaling.cli.auto",

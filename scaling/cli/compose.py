@@ -251,7 +251,11 @@ def _take_direct(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             taken.setdefault(group, {})[name] = value.strip("'\"")
         elif equals and key in ("columns", "units") and value.startswith("{"):
             taken.setdefault(key, {}).update(_read_mapping(key, value))
-        elif equals and key in ("sweep", "out", "format") and value not in ("null", ""):
+        elif (
+            equals
+            and key in ("sweep", "out", "format", "figures", "formats")
+            and value not in ("null", "")
+        ):
             taken[key] = value.strip("'\"")
         else:
             rest.append(override)

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from scaling.cli import known_sweep, split_sweep
 from scaling.cli.compose import compose_fit, compose_sweep
+from scaling.cli.drawing import save_figures
 from scaling.cli.fit import (
     Analysis,
     analyse,
     describe,
-    save_figures,
     save_report,
     with_new_runs,
 )

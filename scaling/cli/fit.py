@@ -46,7 +46,7 @@ from scaling.study.errors import FitError
 from scaling.study.table import Table
 from scaling.study.units import format_flops
 
-__all__ = ["Analysis", "analyse", "describe", "results_folder", "save_figures", "save_report", "sweep_file", "with_new_runs"]  # fmt: skip
+__all__ = ["Analysis", "analyse", "describe", "results_folder", "save_report", "sweep_file", "with_new_runs"]  # fmt: skip
 
 _WIDTH = max(len(k.name) for k in config_keys(FitConfig))
 
@@ -64,18 +64,6 @@ __doc__ = (__doc__ or "").replace("{keys}", "\n".join(map(_key_lines, config_key
 
 # what `scaling VERB --help` says of the verbs that share this module
 HELPS = {
-    "plot": """scaling plot [SWEEP or TABLE] [key=value ...]: figures of the runs and the law fitted to them.
-
-  scaling plot quickstart                               results/quickstart/figures/*.png
-  scaling plot runs.csv out=mine                        mine/figures/*.png
-  scaling plot quickstart law=chinchilla_k holdout_above=1e12
-  scaling plot quickstart x=energy cost.watts=400       lowest loss against energy: loss_by_energy.png
-
-Draws what the runs allow: overview (the study on one page), curves (loss along every run), isoflop
-(loss against size at equal compute), frontier (optimal size and tokens), prediction (frontier and
-held-out runs), surface, residuals, profile (how well each parameter is bounded), and of a law from a loss to a measure
-link (loss=accuracy law=accuracy_from_loss; runs above holdout_above are drawn apart).
-Keys are those of `scaling fit --help`.""",
     "report": """scaling report [SWEEP or TABLE] [key=value ...]: one page that opens in a browser.
 
   scaling report quickstart                             results/quickstart/report.html
@@ -90,7 +78,7 @@ def run_fit(arguments: Sequence[str]) -> int:
     """Print the law with its intervals, IsoFLOP minima, optimum and decisions; write what is asked."""
     from scaling.analysis.writing import make_folder, parse_formats, write_results
 
-    config = _config(arguments)
+    config = read_config(arguments)
     formats = parse_formats(config.format)  # before the work, so that a typo costs nothing
     if config.out:
         make_folder(config.out)
@@ -119,43 +107,24 @@ def _fit_groups(config: FitConfig, formats: Sequence[str]) -> int:
     return 0
 
 
-def run_plot(arguments: Sequence[str]) -> int:
-    """Draw every figure the runs allow."""
-    config = _config(arguments)
-    analysis = analyse(config)
-    if config.x:
-        print(_save_spending(analysis, config.x))
-        return 0
-    for path in save_figures(analysis, verification=_stated(analysis)):
-        print(path)
-    return 0
-
-
-def _save_spending(analysis: Analysis, axis: str) -> Path:
-    """Draw the lowest loss against what is paid; returns the picture's path."""
-    from scaling.present import plot
-
-    drawn = plot.spending(analysis.fit, axis=axis, speed=analysis.config.cost.speed)
-    return plot.save(drawn, analysis.out / "figures" / f"loss_by_{axis}.png")[0]
-
-
 def run_report(arguments: Sequence[str]) -> int:
     """Write the self-contained page."""
-    analysis = analyse(_config(arguments))
+    analysis = analyse(read_config(arguments))
     typed = shlex.join(["scaling", "report", *(a for a in arguments if not a.startswith("out="))])
-    path = save_report(analysis, verification=_stated(analysis), command=typed)
+    path = save_report(analysis, verification=stated(analysis), command=typed)
     print(f"Open in a browser: {path}")
     return 0
 
 
-def _stated(analysis: Analysis) -> Any:
+def stated(analysis: Analysis) -> Any:
     """Return the check of a prediction that was stated beside the records; a table has none."""
     from scaling.cli.verify import stated_check
 
     return stated_check(analysis) if analysis.folder.is_dir() else None
 
 
-def _config(arguments: Sequence[str]) -> FitConfig:
+def read_config(arguments: Sequence[str]) -> FitConfig:
+    """Return the configuration of a command line."""
     return compose_fit(*split_sweep(arguments))
 
 
@@ -232,20 +201,6 @@ def _held_out(analysis: Analysis, held: Any) -> Table:
     ]  # fmt: skip
     title = f"Runs above {format_flops(analysis.config.holdout_above)} FLOPs, predicted by {fit.law.name}"
     return Table(["", "value"], rows, title=title, note=f"{held.conventions}.")
-
-
-def save_figures(analysis: Analysis, **extra: Any) -> list[Path]:
-    """Draw and save the figures; returns their paths."""
-    from scaling.present.figures import save_figures as save
-
-    return save(
-        analysis.out / "figures",
-        runs=analysis.runs,
-        fit=analysis.fit,
-        iso=analysis.iso,
-        held=analysis.held,
-        **extra,
-    )
 
 
 def save_report(analysis: Analysis, *, verification: Any = None, command: str = "") -> Path:

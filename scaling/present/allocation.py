@@ -29,6 +29,7 @@ TITLES = {
     "tokens_per_param": "Tokens per parameter",
 }
 
+LINE = 0.19  # height of a line of the legend [inches]
 MARGIN = 6.0  # factor by which the axis of optima reaches beyond them
 
 
@@ -69,10 +70,13 @@ def frontier(
             style.set_log_axis(ax.yaxis, quantity)
             _keep_in_view(ax, data)
         _mark_target(ax, data, quantity, target)
+        rising = quantity in ("N", "D")
+        if rising:
+            _make_room(ax, len(ax.get_legend_handles_labels()[0]))
         ax.set_title(TITLES[quantity])
         ax.set_xlabel(style.compute_label(runs.flops))
         ax.set_ylabel(_y_label(runs, quantity))
-        ax.legend(loc="best")
+        ax.legend(loc="lower right" if rising else "best")
     style.remember(ax, data)
     return ax
 
@@ -186,6 +190,8 @@ def _draw_power_law(ax: Axes, line: pd.DataFrame, label: str) -> None:
             lw=0,
             zorder=1,
         )
+        for end in ("lo", "hi"):
+            ax.plot(part["C"], part[end], color=style.ISOFLOP, ls=":", lw=0.8, zorder=2)
     ax.plot(
         [], [], color=style.ISOFLOP, lw=1.3, marker="*", ms=11, mec=style.INK, mew=0.7, label=label
     )
@@ -210,6 +216,13 @@ def _keep_in_view(ax: Axes, data: dict[str, pd.DataFrame]) -> None:
     ax.set_ylim(max(low, float(values.min()) / MARGIN), min(high, float(values.max()) * MARGIN))
 
 
+def _make_room(ax: Axes, lines: int) -> None:
+    """Lengthen the axis downwards for a legend: a frontier rises, so half its height is free there."""
+    low, high = ax.get_ylim()
+    share = min(0.55 * (lines + 0.8) * LINE / style.panel_height(ax), 0.4)
+    ax.set_ylim(low / (high / low) ** (share / (1 - share)), high)
+
+
 def _draw_stars(ax: Axes, stars: pd.DataFrame, label: str) -> None:
     if not len(stars):
         return
@@ -225,6 +238,8 @@ def _draw_stars(ax: Axes, stars: pd.DataFrame, label: str) -> None:
         capsize=2.5,
         zorder=4,
     )
+    for row in known.itertuples():
+        style.keep_clear(ax, [row.C] * 12, np.geomspace(row.lo, row.hi, 12))
     ax.plot(stars["C"], stars["value"], "*", ms=7 if len(stars) > MANY else 11, mfc=style.ISOFLOP, mec=style.INK, mew=0.7, zorder=5,
             label=label or None)  # fmt: skip
 
@@ -238,7 +253,11 @@ def _mark_target(
         return
     at = line.iloc[(line["C"] - target).abs().argmin()]
     text = f"planned {format_flops(target)} FLOPs: {QUANTITIES[quantity][0]} = {_interval_text(at, quantity)}"
-    ax.axvline(target, color=style.MUTED, lw=0.9, ls=":", zorder=1)
+    limits = ax.get_xlim(), ax.get_ylim()
+    ax.vlines(
+        target, *limits[1], color=style.MUTED, lw=0.9, ls=":", zorder=1
+    )  # a legend may lie on it
+    ax.set(xlim=limits[0], ylim=limits[1])
     ax.plot(
         target, at["value"], "o", ms=8, mfc="none", mec=style.INK, mew=1.3, zorder=6, label=text
     )

@@ -14,6 +14,7 @@ from scaling.present.verification import verify
 from scaling.study.errors import FitError
 
 AGAINST = {"C": "training compute C [FLOPs]", "N": "", "D": "training tokens D [tokens]"}
+TREND, LEAST = 6, 3  # groups of equal count whose means are drawn; runs in each, at least
 
 
 def residuals(
@@ -32,11 +33,12 @@ def residuals(
         ax: axes to draw on; new ones if None.
 
     Returns:
-        The axes. A law that fits leaves no pattern; the band is the scatter of single runs.
+        The axes. A law that fits leaves no pattern; the band is the scatter of single runs, the squares
+        are means of neighbouring runs with twice their standard error.
     """
     if against not in AGAINST:
         raise FitError(f"against: {against!r} is none of {', '.join(AGAINST)}.")
-    data = _residuals_data(fit, verification)
+    data = _residuals_data(fit, verification, against)
     runs, other = data["runs"], "C" if against == "N" else "N"
     colors = style.color_scale(runs[other], "viridis" if other == "C" else "plasma")
     with style.drawing(ax) as ax:
@@ -53,11 +55,12 @@ def residuals(
         ax.axhline(0, color=style.INK, lw=0.9, zorder=1)
         ax.scatter(runs[against], runs["percent"], c=colors.to_rgba(runs[other]), s=28, ec="white", lw=0.6, zorder=3,
                    label=f"runs (colour: {'compute' if other == 'C' else 'size'})")  # fmt: skip
+        _draw_trend(ax, data["trend"])
         held = data["verification"]
         style.mark_held_out(ax, held[against], held["percent"])
         style.set_log_axis(ax.xaxis, against)
-        top = 1.35 * max(float(np.abs([*runs["percent"], *held["percent"], band]).max()), 1e-6)
-        ax.set_ylim(-top, top)
+        top = 1.1 * max(float(np.abs([*runs["percent"], *held["percent"], band]).max()), 1e-6)
+        ax.set_ylim(-top, 1.35 * top)  # the legend stands above the runs
         ax.set_title(f"Residuals of {fit.law.name}")
         ax.set_xlabel(
             {"N": style.size_label(fit.runs.params), "C": style.compute_label(fit.runs.flops)}.get(
@@ -65,9 +68,37 @@ def residuals(
             )
         )
         ax.set_ylabel("measured above law [% of loss]")
-        ax.legend(loc="best", ncols=3, columnspacing=1.2)
+        ax.legend(loc="upper center", ncols=2, columnspacing=1.2)
     style.remember(ax, data)
     return ax
+
+
+def residual_panels(
+    fit: Fit, *, verification: pd.DataFrame | None = None, axes: Any = None
+) -> tuple[Axes, ...]:
+    """Draw the residuals against compute, size and tokens; arguments as in `residuals`.
+
+    Args:
+        axes: three axes; new ones side by side if None.
+
+    Returns:
+        The three axes, of one height. A pattern in one of them says what the law has wrong: a slope
+        against size or tokens an exponent, a bend against compute the floor.
+    """
+    if axes is None:
+        with style.panels(1, 3, size=(13.2, 3.9)) as (_, made):
+            axes = made
+    drawn = tuple(
+        residuals(fit, against=x, verification=verification, ax=ax)
+        for x, ax in zip(("C", "N", "D"), axes, strict=True)
+    )
+    with style.drawing(drawn[0]):
+        for x, ax in zip(("compute", "size", "tokens"), drawn, strict=True):
+            ax.set_title(f"Residuals of {fit.law.name} by {x}")
+        for ax in drawn[1:]:  # one legend says the rest
+            ax.set_ylabel("")
+            ax.legend(*(part[1:2] for part in ax.get_legend_handles_labels()), loc="upper center")
+    return drawn
 
 
 def prediction(
@@ -113,15 +144,40 @@ def prediction(
     return ax
 
 
-def _residuals_data(fit: Fit, verification: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
+def _residuals_data(
+    fit: Fit, verification: pd.DataFrame | None, against: str
+) -> dict[str, pd.DataFrame]:
     """Return measured over fitted loss [%] of the fit's runs and of the held-out ones."""
     runs = fit.residuals()
     checked = verify(fit, verification)
     percent = 100 * (checked["measured"].astype(float) / checked["predicted"].astype(float) - 1)
+    runs = runs.assign(percent=100 * np.expm1(runs["residual"]))
     return {
-        "runs": runs.assign(percent=100 * np.expm1(runs["residual"])),
+        "runs": runs,
+        "trend": _trend(runs, against),
         "verification": checked.assign(percent=percent),
     }
+
+
+def _trend(runs: pd.DataFrame, against: str) -> pd.DataFrame:
+    """Return means of residuals [%] in groups of neighbours, with the standard error of each."""
+    kinds = runs[against].nunique()
+    groups = min(TREND, kinds, len(runs) // LEAST)
+    if groups < 2:
+        return pd.DataFrame(columns=["x", "percent", "error", "runs"])
+    rank = runs[against].rank(method="average")  # runs of one size stay together
+    place = np.minimum((groups * (rank - 0.5) / len(runs)).astype(int), groups - 1)
+    table = runs.assign(place=place, log=np.log(runs[against].astype(float))).groupby("place").agg(
+        x=("log", "mean"), percent=("percent", "mean"), error=("percent", "sem"), runs=("percent", "size")
+    )  # fmt: skip
+    return table.assign(x=np.exp(table["x"])).reset_index(drop=True)
+
+
+def _draw_trend(ax: Axes, trend: pd.DataFrame) -> None:
+    if len(trend):
+        reach = 2 * trend["error"].fillna(0.0)
+        ax.errorbar(trend["x"], trend["percent"], yerr=reach, fmt="s--", ms=4.5, lw=1.0, elinewidth=1.2, capsize=2.5, color=style.INK,
+                    mfc="white", zorder=5, label="mean of neighbours")  # fmt: skip
 
 
 def _prediction_data(fit: Fit, verification: pd.DataFrame | None) -> dict[str, pd.DataFrame]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from scaling.analysis.allocation.decided import as_surface
+from scaling.analysis.allocation.decisions import deadweight
 from scaling.analysis.fits.fitting import Fit
 from scaling.present import style
 from scaling.present.labels import HALO
 from scaling.study.errors import FitError
 
 LEVELS = 9  # contours, about
+WASTE = (0.1, 0.5, 1.0)  # compute above what the loss needs: shades around the efficient path
+GREYS = ("#dbe9f4", "#ecf3f9", "#f6f9fc")  # darker is cheaper
 
 
 def surface(
     fit: Fit, *, target: float | None = None, verification: pd.DataFrame | None = None, ax: Axes | None = None
 ) -> Axes:  # fmt: skip
-    """Draw contours of the fitted loss over size and tokens, the runs, and the efficient path.
+    """Draw contours of the fitted loss over size and tokens, the efficient path, the cost of leaving it.
 
     Args:
         fit: a law in N and D.
@@ -26,7 +32,8 @@ def surface(
         ax: axes to draw on; new ones if None.
 
     Returns:
-        The axes. The path is dashed beyond the compute of the runs.
+        The axes. The path is dashed beyond the compute of the runs. Shaded is where the same loss could
+        be had for at most 10, 50 and 100 % less than was spent there, counted from the least compute.
 
     Raises:
         FitError: the law is not one of N and D.
@@ -38,6 +45,7 @@ def surface(
     with style.drawing(ax, size=(6.4, 4.8)) as ax:
         style.set_log_axis(ax.xaxis, "N")
         style.set_log_axis(ax.yaxis, "D")
+        _shade_waste(ax, N, D, grid["waste"].to_numpy(float).reshape(shape))
         lines = ax.contour(
             N, D, loss, levels=_levels(loss), colors=style.MUTED, linewidths=0.9, alpha=0.8
         )
@@ -64,9 +72,7 @@ def surface(
         ax.set_title(f"{style.loss_label(fit.runs.loss).capitalize()}")
         ax.set_xlabel(style.size_label(fit.runs.params))
         ax.set_ylabel("training tokens D [tokens]")
-        ax.legend(
-            loc="lower left"
-        )  # runs of equal compute lie on falling diagonals: this corner is free
+        ax.legend(loc="best")
     style.remember(ax, data)
     return ax
 
@@ -87,9 +93,11 @@ def _surface_data(
     D = np.geomspace(*style.span([*runs["D"], *held["D"], *best["D"]], margin=0.1), 90)
     NN, DD = np.meshgrid(N, D)
     loss = fit.law(fit.params, N=NN.ravel(), D=DD.ravel())
-    grid = pd.DataFrame({"N": NN.ravel(), "D": DD.ravel(), "loss": loss})
+    grid = pd.DataFrame({"N": NN.ravel(), "D": DD.ravel(), "loss": loss, "waste": np.nan})
     path = pd.DataFrame(columns=["C", "N", "D", "inside"])
     if fit.law.optimum is not None:
+        share = _point(fit, grid)
+        grid["waste"] = share / (1 - share)
         C = np.geomspace(runs["C"].min() / 2, fit.cost.flops(N[-1], D[-1]), 120)
         C = np.unique([*C, runs["C"].min(), runs["C"].max()])
         path = fit.optimal(C)[["C", "N", "D"]]
@@ -101,6 +109,23 @@ def _surface_data(
         "verification": held[["N", "D", "C"]],
         "target": budget,
     }
+
+
+def _point(fit: Fit, grid: pd.DataFrame) -> np.ndarray:
+    """Return the share of compute wasted at each point; intervals are not drawn, so not counted."""
+    surface = replace(as_surface(fit), draws={})
+    return (
+        deadweight(surface, grid["N"].tolist(), grid["D"].tolist()).frame["share"].to_numpy(float)
+    )
+
+
+def _shade_waste(ax: Axes, N: np.ndarray, D: np.ndarray, waste: np.ndarray) -> None:
+    if np.isfinite(waste).any():
+        ax.contourf(N, D, waste, levels=(0, *WASTE), colors=GREYS, zorder=0)
+        lines = ax.contour(N, D, waste, levels=WASTE, colors=style.LAW, linewidths=0.7, linestyles=":", zorder=1)  # fmt: skip
+        for text in ax.clabel(lines, fmt=lambda v: f"+{100 * v:g} %", fontsize=7, inline_spacing=2):
+            text.set_path_effects(HALO)
+        ax.plot([], [], color=style.LAW, lw=0.7, ls=":", label="compute above what the loss needs")
 
 
 def _budget(fit: Fit, target: float | None) -> pd.DataFrame:

@@ -76,7 +76,8 @@ def curves(
             style.compute_label(runs.flops) if against == "C" else "training tokens seen [tokens]"
         )
         ax.set_ylabel(style.loss_label(runs.loss))
-        _add_size_bar(ax, sizes, style.size_label(runs.params))
+        # falling curves leave the upper right corner free
+        style.add_color_bar(ax, sizes, style.size_label(runs.params), kind="N", place=(0.52, 0.93, 0.46, 0.035))  # fmt: skip
     style.remember(ax, data)
     return ax
 
@@ -182,23 +183,6 @@ def _draw_lines(ax: Axes, long: pd.DataFrame, sizes: Any) -> None:
             lines, colors=color, linewidths=width, rasterized=len(long) > RASTER, zorder=2
         )
     )
-
-
-def _add_size_bar(ax: Axes, sizes: Any, label: str) -> None:
-    """Put a small colour scale of N into the upper right corner, which falling curves leave free."""
-    place = ax.inset_axes((0.52, 0.93, 0.46, 0.035), zorder=6)
-    bar = ax.figure.colorbar(sizes, cax=place, orientation="horizontal")
-    low, high = sizes.norm.vmin, sizes.norm.vmax
-    bar.ax.xaxis.set_major_locator(style.DecadeLocator(5) if high / low > 10 else _Ends(low, high))
-    bar.ax.xaxis.set_major_formatter(lambda v, _: format_quantity(v))
-    bar.ax.xaxis.set_minor_locator(style.ticker.NullLocator())
-    bar.ax.tick_params(labelsize=7, length=2, pad=1.5)
-    bar.outline.set_visible(False)
-    place.set_title(label, fontsize=7.5, fontweight="normal", loc="left", pad=3)
-
-
-def _Ends(low: float, high: float) -> style.ticker.FixedLocator:
-    return style.ticker.FixedLocator([low * 1.0001, high * 0.9999])
 
 
 def _learning_rate_data(runs: Runs | pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -16,27 +16,32 @@ from scaling.analysis.frontier.envelope import Envelope
 from scaling.analysis.frontier.isoflops import IsoFlops
 from scaling.present import style
 from scaling.present.allocation import frontier, frontiers
-from scaling.present.diagnostics import prediction, residuals
+from scaling.present.collapsing import collapse
+from scaling.present.comparing import comparison
+from scaling.present.correlations import correlations
+from scaling.present.diagnostics import prediction, residual_panels, residuals
 from scaling.present.disparity import gaps
 from scaling.present.hindsight import backtest, drift, scoreboard
 from scaling.present.inside import attention_grid, attention_head, lens_figure, onset
 from scaling.present.isocurves import isoflop
 from scaling.present.landscape import surface
 from scaling.present.learning import curves, learning_rate
+from scaling.present.leaving import waste
 from scaling.present.likelihoods import profile, profiles
 from scaling.present.link import link
 from scaling.present.sides import approaches, exponents, sizes
 from scaling.present.spending import spending
 from scaling.present.style import save, table_of
 from scaling.present.transfer import transfer
+from scaling.present.tuned import tuning
 from scaling.present.universes import multiverse
 
 __all__ = [
-    "approaches", "attention_grid", "attention_head", "backtest", "curves", "drift", "exponents",
-    "frontier", "frontiers", "gaps", "isoflop", "learning_rate", "lens_figure", "link",
-    "multiverse", "onset", "overview", "prediction", "profile", "profiles", "residuals", "save",
-    "scoreboard", "sizes", "spending", "surface", "table_of",
-    "transfer",
+    "approaches", "attention_grid", "attention_head", "backtest", "collapse", "comparison",
+    "correlations", "curves", "drift", "exponents", "frontier", "frontiers", "gaps", "isoflop",
+    "learning_rate", "lens_figure", "link", "multiverse", "onset", "overview", "prediction",
+    "profile", "profiles", "residual_panels", "residuals", "save", "scoreboard", "sizes",
+    "spending", "surface", "table_of", "transfer", "tuning", "waste",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from scaling.analysis.fits.fitting import Fit
 from scaling.analysis.frontier.sidebyside import Approaches
 from scaling.present import style
-from scaling.present.labels import CurveLabels, reserve_right
+from scaling.present.labels import HALO, CurveLabels, reserve_right
 from scaling.study.units import format_flops, format_quantity, format_with_interval
 
 WIDEST = 8.0  # an interval of a reaches at most so many times the spread of the exponents
@@ -56,7 +56,7 @@ def exponents(found: Approaches, *, ax: Axes | None = None) -> Axes:
             ax.plot([row.a_lo, row.a_hi], [row.place] * 2, color=color, lw=2, zorder=3)
             ax.plot(row.a, row.place, marker, ms=8, color=color, mec="white", mew=0.8, zorder=4)
             text = " ".join(format_with_interval(row.a, row.a_lo, row.a_hi)).strip()
-            ax.annotate(text, (row.a, row.place), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
+            ax.annotate(text, (row.a, row.place), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=8, path_effects=HALO)  # fmt: skip
         ax.axvline(rows["a"].iloc[-1], color=style.MUTED, lw=0.9, ls=":", zorder=1)
         ax.set_yticks(rows["place"], rows["approach"])
         ax.set_ylim(len(rows) - 0.4, -0.75)
@@ -79,11 +79,12 @@ def sizes(found: Approaches, *, target: float | None = None, ax: Axes | None = N
     ends = found.runs.C.min(), found.runs.C.max()
     with style.drawing(ax) as ax:
         for number, name in enumerate(found.results):
-            color, _ = style.mark_of(number)
+            color, marker = style.mark_of(number)
             width = 1.3 + 0.25 * (len(found.results) - 1 - number)  # one below another still shows
-            _draw_line(ax, lines[lines["approach"] == name], ends, color, width, str(name))
+            _draw_line(ax, lines[lines["approach"] == name], ends, color, width)
             at = optima[optima["approach"] == name]
-            ax.plot(at["C"], at["N"], "*", ms=11, mfc=color, mec=style.INK, mew=0.7, zorder=5)
+            ax.plot(at["C"], at["N"], marker, ms=7, mfc=color, mec=style.INK, mew=0.7, zorder=5)
+            ax.plot([], [], color=color, marker=marker, ms=7, mec=style.INK, mew=0.7, label=str(name))  # fmt: skip
         style.set_log_axis(ax.xaxis, "C")
         style.set_log_axis(ax.yaxis, "N")
         known = lines["N"]
@@ -110,11 +111,11 @@ def _sizes_data(found: Approaches, target: float | None) -> dict[str, pd.DataFra
 
 
 def _draw_line(
-    ax: Axes, line: pd.DataFrame, ends: tuple[float, float], color: str, width: float, name: str
+    ax: Axes, line: pd.DataFrame, ends: tuple[float, float], color: str, width: float
 ) -> None:
     """Draw one approach, dashed and paler beyond the runs."""
     inside, beyond = line[line["C"] <= ends[1]], line[line["C"] >= ends[1]]
-    ax.plot(inside["C"], inside["N"], color=color, lw=width, zorder=3, label=name)
+    ax.plot(inside["C"], inside["N"], color=color, lw=width, zorder=3)
     ax.plot(beyond["C"], beyond["N"], color=color, lw=width, ls=style.BEYOND, zorder=3)
     for part, alpha in ((inside, 0.14), (beyond, 0.07)):
         ax.fill_between(part["C"], part["N_lo"], part["N_hi"], color=color, alpha=alpha, lw=0, zorder=1)  # fmt: skip

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scaling.analysis.data.conventions import loss_unit
+from scaling.present import fonts
 from scaling.study.errors import ConfigError
 from scaling.study.units import format_flops, format_quantity
 
@@ -35,9 +36,11 @@ SEVERAL = (
     ("#56B4E9", "P"), (INK, "X"),
 )  # fmt: skip
 
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.3)), (0, (6, 1.5, 1.5, 1.5)))
+
 RC: Any = {
-    "font.family": ["sans-serif"],
-    "font.sans-serif": ["DejaVu Sans"],
+    "font.family": fonts.families(),  # by glyph: what the first lacks comes from the next
+    "font.sans-serif": [fonts.BASE],
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -61,9 +64,14 @@ RC: Any = {
     "savefig.dpi": 160,
     "pdf.fonttype": 42,  # TrueType embedded: text stays text, journals accept it
     "ps.fonttype": 42,
-    "svg.fonttype": "path",  # glyphs as outlines: looks the same where the font is missing
+    # Glyphs as outlines: an SVG looks the same where the font is missing, in a browser, in Inkscape
+    # and in a paper. The price is text that cannot be searched; that is what the PDF is for.
+    "svg.fonttype": "path",
     "svg.hashsalt": "scaling",  # the same figure gives the same file
 }
+
+FORMATS = ("png", "svg", "pdf")
+UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -153,6 +161,23 @@ def set_log_axis(axis: Any, kind: str) -> None:
     axis.set_minor_formatter(ticker.NullFormatter())
 
 
+def add_color_bar(
+    ax: Axes, scale: mpl.cm.ScalarMappable, label: str, *, kind: str, place: tuple[float, float, float, float]
+) -> None:  # fmt: skip
+    """Put a small colour scale inside the axes, at `place` (left, bottom, width, height in shares)."""
+    inset = ax.inset_axes(place, zorder=6)
+    bar = ax.figure.colorbar(scale, cax=inset, orientation="horizontal")
+    norm: Any = scale.norm
+    low, high = norm.vmin, norm.vmax
+    ends = ticker.FixedLocator([low * 1.0001, high * 0.9999])
+    bar.ax.xaxis.set_major_locator(DecadeLocator(5) if high / low > 10 else ends)
+    bar.ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: format_tick(v, kind)))
+    bar.ax.xaxis.set_minor_locator(ticker.NullLocator())
+    bar.ax.tick_params(labelsize=7, length=2, pad=1.5)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    inset.set_title(label, fontsize=7.5, fontweight="normal", loc="left", pad=3)
+
+
 def span(values: Any, *, margin: float = 0.06) -> tuple[float, float]:
     """Return limits of a log axis around positive values with a margin on both sides."""
     values = np.asarray(values, float)
@@ -162,6 +187,19 @@ def span(values: Any, *, margin: float = 0.06) -> tuple[float, float]:
     low, high = math.log10(values.min()), math.log10(values.max())
     pad = max(margin * (high - low), 0.05)
     return 10 ** (low - pad), 10 ** (high + pad)
+
+
+def panel_height(ax: Axes) -> float:
+    """Return the height of the axes [inches], at least half of one."""
+    return max(float(ax.get_position().height * ax.figure.figure.get_size_inches()[1]), 0.5)
+
+
+def keep_clear(ax: Axes, x: Any, y: Any) -> None:
+    """Draw nothing along a line, so that a legend at the best place keeps away from it.
+
+    Matplotlib looks at lines and points for that place, not at error bars and bands.
+    """
+    ax.plot(x, y, ls="", marker="")
 
 
 def mark_held_out(ax: Axes, x: Any, y: Any, *, label: str = "", size: float = 6.5) -> None:
@@ -180,6 +218,11 @@ def size_label(convention: str) -> str:
 def mark_of(number: int) -> tuple[str, str]:
     """Return colour and marker of one of several laws, approaches or choices."""
     return SEVERAL[number % len(SEVERAL)]
+
+
+def dash_of(number: int) -> Any:
+    """Return the dash of one of several laws or choices; with the marker, it tells them apart in grey."""
+    return DASHES[number % len(DASHES)]
 
 
 def loss_label(column: str) -> str:
@@ -230,33 +273,34 @@ def save(
         ConfigError: an unknown format.
     """
     path = Path(path)
-    known = ("png", "svg", "pdf")
     own = path.suffix.lstrip(".").lower()
-    stem = path.with_suffix("") if own in known else path
-    wanted = list(dict.fromkeys([*([own] if own in known else []), *formats])) or ["png"]
-    for name in wanted:
-        if name not in known:
-            raise ConfigError(
-                f"formats: {name!r} is none of {', '.join(known)}. Choose one of these."
-            )
+    stem = path.with_suffix("") if own in FORMATS else path
+    wanted = list(dict.fromkeys([*([own] if own in FORMATS else []), *formats])) or ["png"]
+    check_formats(wanted)
     drawn = figure_of(figure)
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{name}") for name in wanted]
-    with mpl.rc_context(RC):
-        for file in files:
-            undated = (
-                {"Date": None}
-                if file.suffix == ".svg"
-                else {"CreationDate": None}
-                if file.suffix == ".pdf"
-                else None
-            )
-            drawn.savefig(file, dpi=160, metadata=undated)
+    with mpl.rc_context({**RC, "pdf.fonttype": fonts.pdf_font_type(drawn)}):
+        for file in files:  # undated, so that the same figure gives the same file
+            drawn.savefig(file, dpi=160, metadata=UNDATED.get(file.suffix))
     table = table_of(drawn)
     if len(table):
         files.append(stem.with_name(f"{stem.name}.csv"))
         table.to_csv(files[-1], index=False)
     return files
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse a format that figures are not written in.
+
+    Raises:
+        ConfigError: names the formats.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise ConfigError(
+                f"formats: {name!r} is none of {', '.join(FORMATS)}. Choose one of these."
+            )
 
 
 def figure_of(drawn: Figure | Axes | Sequence[Any]) -> Figure:
