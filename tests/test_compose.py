@@ -13,7 +13,7 @@ from scaling.cli.compose import (
 )
 from scaling.cli.overrides import as_override
 from scaling.study.config import RunConfig, config_keys, config_values
-from scaling.study.errors import ScalingError
+from scaling.study.errors import ConfigError, ScalingError
 from scaling.study.paths import data_dir
 from scaling.study.plan import make_plan
 
@@ -203,10 +203,16 @@ def test_command_line_has_the_last_word_over_a_design():
 
 
 @pytest.mark.parametrize("name", sweep_names())
-def test_every_sweep_file_plans(name):
+def test_every_sweep_file_plans(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     sweep = compose_sweep([f"sweeps={name}"])
     assert sweep.design.question and sweep.points
-    assert len({make_plan(p.config).run_id for p in sweep.points}) == len(sweep.points)
+    after = [p for p in sweep.points if (p.config.model.init_from or "").startswith("sweep:")]
+    for point in after:  # runs of another sweep, which is not trained here
+        with pytest.raises(ConfigError, match="Train it first: scaling train "):
+            make_plan(point.config)
+    plans = [make_plan(p.config) for p in sweep.points if p not in after]
+    assert len({p.run_id for p in plans}) == len(sweep.points) - len(after) > 0
 
 
 @pytest.mark.parametrize(

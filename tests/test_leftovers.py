@@ -84,6 +84,15 @@ def test_clean_keeps_what_others_start_from_until_told(tmp_path, capsys, monkeyp
     assert not weights(one) and not weights(two)
 
 
+def test_clean_keeps_all_runs_of_a_sweep_that_another_names(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "results" / "a", "1k")
+    other = make_run(tmp_path / "results" / "b", "2k")
+    write_atomic(tmp_path / "sweeps" / "next.yaml", "sweep: b\nmodel: {init_from: 'sweep:a@2M'}\n")
+    assert main(["clean", "a", "yes=true"]) == 0 and main(["clean", "b", "yes=true"]) == 0
+    assert weights(run) and not weights(other)
+
+
 def test_clean_leaves_a_run_alone_that_somebody_holds(tmp_path, capsys):
     """It was finished when listed; before it went, another process took it."""
     run = make_run(tmp_path / "a", "1k")

@@ -17,6 +17,7 @@ from typing import Any
 
 from scaling.study.cost import AXES, CostConfig
 from scaling.study.errors import ConfigError
+from scaling.study.finetune import FinetuneConfig
 from scaling.study.schema import Key, build, check_filled, keys_of
 from scaling.study.schema import declare as _key
 
@@ -50,7 +51,7 @@ class ModelConfig:
     scale_head: bool = _key(False, "", "What the output head reads is divided by sqrt(width) (T5 with a tied head).")
     segments: bool = _key(False, "", "A table that tells two halves of a sequence apart; objective.next_sentence brings it anyway, without it all is the first half (BERT).")
     bias: bool = _key(False, "", "Biases in linear layers and in LayerNorm.")
-    init_from: str | None = _key(None, "folder", "Weights to start from: a Hugging Face model (llama, gpt2, bert, t5) or one of our runs (its folder, or its id under `results`); sizes left null and parts at their default are taken from it.")
+    init_from: str | None = _key(None, "folder", "Weights to start from: a Hugging Face model (llama, gpt2, bert, t5), one of our runs (its folder, or its id under `results`), or sweep:NAME, the run of the same shape that the sweep has (sweep:NAME@2M: of so many tokens); sizes left null and parts at their default are taken from it.")
     norm_eps: float = _key(1e-5, "", "Added to the variance in norms; 1e-5 in GPT-2 and Llama 2, 1e-6 in Llama 1.", above=0)
 
 
@@ -185,6 +186,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

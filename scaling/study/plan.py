@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scaling.study.adoption import Rows, adopt_shape, adopted_shape, check_parts, map_rows
 from scaling.study.config import OptimConfig, RunConfig, config_values
 from scaling.study.errors import ConfigError
 from scaling.study.flops import FlopsPerToken, flops_6nd, flops_per_token
 from scaling.study.objective import KINDS, PAIRS, PLAIN, Layout, find_layout
+from scaling.study.origin import find_origin, names_sweep
 from scaling.study.parametrization import Parametrization, with_attention_scale
-from scaling.study.pretrained import Pretrained, adopt_shape, open_pretrained, table_rows
+from scaling.study.pretrained import Pretrained, open_pretrained
 from scaling.study.record import NUMBERS_VERSION
 from scaling.study.rules import (
     batch_tokens_rule,
@@ -55,6 +57,12 @@ _UNREAD = (
     (("optim.final_lr",), "optim.schedule", ("constant",)),
     (("optim.base_width", "optim.base_depth"), "optim.parametrization", ("standard",)),
     (("optim.base_depth",), "optim.parametrization", ("mup",)),
+    (("finetune.blocks",), "finetune.parts", ("all", "head", "lora")),
+    (
+        ("finetune.rank", "finetune.alpha", "finetune.targets"),
+        "finetune.parts",
+        ("all", "head", "last"),
+    ),
     (
         ("objective.masking", "objective.next_sentence"),
         "model.kind",
@@ -152,6 +160,13 @@ class RunPlan:
         """Factors by which parameters differ from the standard parametrisation."""
         return Parametrization.of(self.config.optim, self.shape)
 
+    @property
+    def rows(self) -> Rows | None:
+        """The row of the source that each row of the token table starts as; null: no source."""
+        if self.source is None:
+            return None
+        return map_rows(self.source, self.layout, vocab=self.config.data.vocab)
+
     @functools.cached_property
     def hash(self) -> str:
         """8 hex digits of everything that changes the run's numbers, and of nothing else.
@@ -236,14 +251,12 @@ def make_plan(config: RunConfig) -> RunPlan:
     layout = find_layout(config.objective, config.model, config.data)
     config = _keep_specials(config, layout, asked)
     target = _params_target(config)
-    if source is not None:  # its heads may be of any size
-        shape = dataclasses.replace(
-            source.shape, context=config.model.context, attention_scale=None,
-            vocab=table_rows(source, layout, vocab=config.data.vocab), **layout.sizes,
-        )  # fmt: skip
+    if source is not None:
+        shape = adopted_shape(source, layout, model=config.model, vocab=config.data.vocab)
     else:
         shape = resolve_shape(config.model, vocab=config.data.vocab, params=target, layout=layout)
         shape = with_attention_scale(shape, optim=config.optim, model=config.model)
+    check_parts(config, shape)
     counts, flops = count_params(shape), flops_per_token(shape)
     params = counts.by(config.model.params_convention)
 
@@ -297,11 +310,26 @@ def _with_specials(config: RunConfig, specials: dict[str, int] | None) -> RunCon
 
 def _adopt(config: RunConfig) -> tuple[RunConfig, Pretrained | None]:
     """Fill in the shape of the weights that a run starts from, if it starts from any."""
-    if config.model.init_from is None:
+    asked = config.model.init_from
+    if asked is None:
         return config, None
-    source = open_pretrained(config.model.init_from, results=config.results)
-    model = adopt_shape(config.model, source, vocab=config.data.vocab, objective=config.objective)
+    if names_sweep(asked):
+        source = open_pretrained(find_origin(config, _asked_shape(config)))
+    else:
+        source = open_pretrained(asked, results=config.results)
+    model = adopt_shape(config.model, source, data=config.data, objective=config.objective)
+    if names_sweep(asked):  # what it names may be another run tomorrow
+        model = dataclasses.replace(model, init_from=source.name)
     return dataclasses.replace(config, model=model), source
+
+
+def _asked_shape(config: RunConfig) -> ModelShape | None:
+    """The shape that a run asks for by itself; null where it leaves that to the weights."""
+    model = config.model
+    if model.params is None and (model.layers is None or model.width is None):
+        return None
+    layout = find_layout(config.objective, model, config.data)
+    return resolve_shape(model, vocab=config.data.vocab, layout=layout)
 
 
 def _learning_rate(config: RunConfig, params: int, tokens: float) -> float:

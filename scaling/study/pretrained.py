@@ -10,17 +10,17 @@ import functools
 import glob
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.study.config import ModelConfig, ObjectiveConfig, RunConfig
+from scaling.study.config import ModelConfig, RunConfig
 from scaling.study.errors import CheckpointError, ConfigError
 from scaling.study.hub import shape_of
-from scaling.study.objective import Layout, find_layout
+from scaling.study.objective import find_layout
 from scaling.study.parametrization import with_attention_scale
 from scaling.study.record import read_record
-from scaling.study.shape import TOLERANCE, ModelShape, count_params, heads_for
+from scaling.study.shape import ModelShape
 
 RUN_WEIGHTS = Path("checkpoint") / "model.safetensors"
 HUB_WEIGHTS, HUB_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -60,6 +60,9 @@ class Pretrained:
     shape: ModelShape
     files: tuple[Path, ...]
     hash: str
+    tokens: int | None = None  # of the tokenizer; null: not known
+    specials: tuple[tuple[str, int], ...] = ()  # numbers of special tokens, of a run
+    trained: int | None = None  # tokens that the weights have seen; null: not known
 
 
 def open_pretrained(folder: str | Path, *, results: str | Path | None = None) -> Pretrained:
@@ -98,7 +101,14 @@ def _open_run(path: Path) -> Pretrained:
         )
     record = read_record(path)
     family, files = record.family or ModelConfig().family, (weights,)
-    return Pretrained(path, "run", family, record.run_id, run_shape(path), files, _hash(files))
+    config = run_config(path)
+    layout = find_layout(config.objective, config.model, config.data)
+    seen = None if record.tokens is None else record.tokens + (record.pretrain_tokens or 0)
+    return Pretrained(
+        path, "run", family, record.run_id, run_shape(path), files, _hash(files),
+        tokens=config.data.vocab, specials=tuple(layout.numbers(config.data.vocab).items()),
+        trained=None if record.init_from and record.pretrain_tokens is None else seen,
+    )  # fmt: skip
 
 
 def run_config(folder: Path) -> RunConfig:
@@ -188,73 +198,3 @@ def _hash_content(files: tuple[Path, ...], _: tuple[tuple[int, int], ...]) -> st
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()[:16]
-
-
-def adopt_shape(
-    model: ModelConfig, source: Pretrained, *, vocab: int, objective: ObjectiveConfig
-) -> ModelConfig:
-    """Return the model configuration with the source's shape filled in.
-
-    Sizes that are null and parts at their default are taken from the source; what is set to
-    something else is refused. The context stays the run's own: rotary positions have no table, and
-    of learned ones the first rows are used.
-
-    Raises:
-        ConfigError: a key, the vocabulary or the context contradicts the source.
-    """
-    shape, where = source.shape, f"model.init_from={source.name}"
-    layout = find_layout(objective, replace(model, kind=shape.kind))
-    own = shape.vocab - len(layout.specials)  # without the objective's special tokens
-    if shape.vocab != table_rows(source, layout, vocab=vocab):
-        raise ConfigError(
-            f"data.vocab={vocab}, but the weights of {where} are for {own} tokens. Set data.vocab={own} "
-            "and data.tokenizer to the tokenizer they were trained with."
-        )
-    if shape.position == "learned" and model.context > shape.context:
-        raise ConfigError(
-            f"model.context={model.context}, but {where} has {shape.context} learned positions. Set model.context={shape.context} or less."
-        )
-    if layout.pairs != shape.pairs:
-        raise ConfigError(
-            f"objective.next_sentence={_shown(layout.pairs)}, but {where} has {_shown(shape.pairs)}. Set objective.next_sentence={_shown(shape.pairs)}."
-        )
-    default = ModelConfig()
-    for key in (*SIZES, *PARTS):
-        asked, has = getattr(model, key), getattr(shape, key)
-        if asked not in (has, getattr(default, key)):
-            raise ConfigError(
-                f"model.{key}={_shown(asked)}, but {where} has {_shown(has)}. Leave model.{key} out; the shape comes with the weights."
-            )
-    size = count_params(shape).by(model.params_convention)
-    if model.params is not None and abs(size / model.params - 1) > TOLERANCE:
-        raise ConfigError(
-            f"model.params={model.params:g}, but {where} has {size:,} {model.params_convention} parameters. "
-            "Leave model.params out; the shape comes with the weights."
-        )
-    taken = {k: getattr(shape, k) for k in (*SIZES, *PARTS)}
-    taken["encoder_layers"] = shape.encoder_layers or None
-    if heads_for(shape.width) == shape.heads:  # as a run that leaves them open has them
-        taken["heads"] = model.heads
-    if model.family == default.family:
-        taken["family"] = source.family
-    return replace(model, params=None, **taken)
-
-
-# Released tables are filled up to a multiple of 64 or 128 rows, for the sake of matrix units: T5's has
-# 32,128 for the 32,100 tokens of its tokenizer.
-FILLED_UP, MOST_FILLED = 64, 128
-
-
-def table_rows(source: Pretrained, layout: Layout, *, vocab: int) -> int:
-    """Return the rows of the token table of a run that starts from weights.
-
-    As many as there are tokens; a Hugging Face model may have some more that no token uses, unless
-    the objective knows padding by its being the last row.
-    """
-    needed, there = vocab + len(layout.specials), source.shape.vocab
-    filled = there % FILLED_UP == 0 and 0 <= there - needed < MOST_FILLED
-    return there if filled and source.kind == "hub" and not layout.padded else needed
-
-
-def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

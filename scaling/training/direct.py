@@ -34,6 +34,7 @@ def suits_direct(model: Transformer) -> bool:
     shape = model.shape
     return (
         model.native
+        and not model.adapted
         and shape.kind == "decoder"
         and shape.qk_norm == "none"
         and shape.activation in _KINDS

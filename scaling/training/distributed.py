@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from scaling.study.errors import CheckpointError, TrainError
 from scaling.study.plan import RunPlan
 from scaling.training.device import Engine
+from scaling.training.finetuning import Tuning
 from scaling.training.interrupt import Interrupt
 from scaling.training.part import Part
 from scaling.training.world import World, end_alike
@@ -36,6 +37,10 @@ class DistributedLearner:
 
     def __init__(self, world: World, plan: RunPlan, engine: Engine) -> None:
         self.world = world
+        if plan.config.finetune.parts == "lora":
+            raise TrainError(
+                "finetune.parts=lora: adapters train in one process. Start one, without torchrun or srun, or train other parts."
+            )
         world.tell("build", content=(plan, engine))
         self.part = _build(world, plan, engine)
         self.engine = self.part.engine
@@ -62,6 +67,17 @@ class DistributedLearner:
         self.world.tell("gather")
         # to the CPU one by one: the device need not hold the whole
         return {n: self.part.whole(t).cpu() for n, t in self.part.tensors(slot).items()}
+
+    def settle(self) -> None:
+        """Nothing is to be merged: adapters train in one process."""
+
+    def weights(self, slot: int) -> dict[str, Tensor]:
+        """Return the weights as they are kept."""
+        return {n: t for n, t in self.tensors(slot).items() if n.startswith("model.")}
+
+    def begin(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
+        """Start from a plain model's weights."""
+        self.load(slot, tensors)
 
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `tensors` returned, also from another number of processes.
@@ -153,7 +169,8 @@ def _build(world: World, plan: RunPlan, engine: Engine) -> Part:
     # a replayed graph would leave out what the processes have to say to each other
     own = dataclasses.replace(engine, device=world.device, graphs=False)
     return Part(
-        world, plan.shape, own, optim=plan.config.optim, lr=plan.lr, weight_decay=plan.weight_decay, seed=plan.config.seed
+        world, plan.shape, own, optim=plan.config.optim, lr=plan.lr, weight_decay=plan.weight_decay, seed=plan.config.seed,
+        tuning=Tuning.of(plan),
     )  # fmt: skip
 
 

@@ -5,7 +5,8 @@ Nothing is rounded, so that there and back again is the same to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from scaling.study.adoption import Rows
 from scaling.study.errors import CheckpointError
 from scaling.study.pretrained import Pretrained, open_pretrained
 from scaling.study.shape import ModelShape
@@ -104,10 +106,7 @@ def check_tensors(tensors: Tensors, shape: ModelShape, *, where: str) -> None:
     Raises:
         CheckpointError: they differ.
     """
-    from scaling.training.model import build_model
-
-    with torch.device("meta"):
-        wanted = {n: tuple(p.shape) for n, p in build_model(shape).named_parameters()}
+    wanted = parameter_sizes(shape)
     given = {n: tuple(t.shape) for n, t in tensors.items()}
     for name in sorted({*wanted, *given}):
         if wanted.get(name) != given.get(name):
@@ -117,12 +116,20 @@ def check_tensors(tensors: Tensors, shape: ModelShape, *, where: str) -> None:
             )
 
 
-def starting_tensors(source: Pretrained, shape: ModelShape) -> Tensors:
+def starting_tensors(
+    source: Pretrained,
+    shape: ModelShape,
+    *,
+    rows: Rows | None = None,
+    fresh: Callable[[], Mapping[str, Tensor]] = dict,
+) -> Tensors:
     """Return the weights that a run starts from, as a learner's `load` takes them.
 
     Args:
         source: what the run's plan found in the folder.
         shape: the run's; its context may be shorter than the source's.
+        rows: of the token table, where the run's tokens are others; see `scaling.study.adoption`.
+        fresh: gives the weights of a fresh run, for what the source lacks.
 
     Raises:
         CheckpointError: the folder's weights are not those of the plan any more, or damaged.
@@ -133,9 +140,52 @@ def starting_tensors(source: Pretrained, shape: ModelShape) -> Tensors:
         )
     _, tensors = load_pretrained(source)
     if "position" in tensors:
-        tensors["position"] = tensors["position"][: shape.context]
+        tensors["position"] = tensors["position"][: shape.positions]
     tensors = scale_queries(tensors, source.shape, scale=shape.attention_scale)
-    return {f"model.{name}": tensor for name, tensor in tensors.items()}
+    given = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    moved = rows is not None and rows != tuple(range(source.shape.vocab))
+    if not moved and not fresh_parts(source, shape, rows):
+        return {f"model.{name}": given[f"model.{name}"] for name in parameter_sizes(shape)}
+    begun = {n: t for n, t in fresh().items() if n.startswith("model.")}
+    tables = {f"model.{name}" for name in TABLES} if moved else set()
+    return {n: _joined(t, given.get(n), rows if n in tables else None) for n, t in begun.items()}
+
+
+TABLES = ("embedding.weight", "head.weight", "head.bias")  # a row for every token
+
+
+def fresh_parts(source: Pretrained, shape: ModelShape, rows: Rows | None) -> frozenset[str]:
+    """Return the names of weights that a run draws fresh, all of them or some rows, of what the source lacks."""
+    there, wanted = parameter_sizes(source.shape), parameter_sizes(shape)
+    new_rows = rows is not None and None in rows
+    return frozenset(
+        name
+        for name, size in wanted.items()
+        if name not in there
+        or (new_rows if name in TABLES else name != "position" and there[name] != size)
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def parameter_sizes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Return the size of every weight of a shape by name."""
+    from scaling.training.model import build_model
+
+    with torch.device("meta"):
+        return {n: tuple(p.shape) for n, p in build_model(shape).named_parameters()}
+
+
+def _joined(fresh: Tensor, given: Tensor | None, rows: Rows | None) -> Tensor:
+    """Return the weights that are given; fresh ones where there are none, and in rows that are new."""
+    if given is None:
+        return fresh
+    if rows is None:
+        return given if given.shape == fresh.shape else fresh
+    pairs = [(row, origin) for row, origin in enumerate(rows) if origin is not None]
+    into, out_of = (list(numbers) for numbers in zip(*pairs, strict=True))
+    joined = fresh.detach().clone()
+    joined[into] = given[out_of].to(joined)
+    return joined
 
 
 def scale_queries(tensors: Tensors, s: ModelShape, *, scale: float | None) -> Tensors:

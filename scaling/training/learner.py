@@ -7,7 +7,7 @@ weights that learns from its own batch: one here, several in a stack of models.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from scaling.training.checkpoint import copy_parameters
 from scaling.training.compiling import compile_model
 from scaling.training.device import Engine
 from scaling.training.direct import Direct, suits_direct
+from scaling.training.finetuning import Tuning, beside_adapters, merge, merged_weights, tune
 from scaling.training.loss import needs_chunks
 from scaling.training.model import Transformer, build_model
 from scaling.training.optim import build_optimizer, clip_gradients, set_lr
@@ -38,6 +39,7 @@ class Learner:
         optim: betas, epsilon, clip.
         lr, weight_decay: peak rate and decay that the optimiser is built with.
         seed: of the weights.
+        tuning: which of them train; null: all.
     """
 
     slots = 1
@@ -51,25 +53,31 @@ class Learner:
         lr: float,
         weight_decay: float,
         seed: int,
+        tuning: Tuning | None = None,
     ) -> None:
         self.engine, self.clip = engine, optim.clip
         parametrization = Parametrization.of(optim, shape)
         model = build_model(shape, attention=engine.attention, recompute=engine.recompute)
-        self.model = self.place(model.init_weights(seed, parametrization))
+        model.init_weights(seed, parametrization)
+        if tuning is not None:
+            tune(model, tuning, seed=seed)
+        self.model = self.place(model)
+        self.settled: Transformer | None = None  # the plain model, once adapters are merged
         self.forward: Callable[..., Tensor] = self.model
         if engine.compile and engine.parallel == "none":  # else block by block, see `Part`
             self.forward = compile_model(self.model, graphs=engine.graphs)
         self.optimizer = build_optimizer(
             self.model, optim, lr=lr, weight_decay=weight_decay, parametrization=parametrization
         )
-        self.parameters: list[Tensor] = list(self.model.parameters())
+        self.parameters: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         self.update: Update | None = None  # of the optimiser's state as it is now
 
     @classmethod
     def from_plan(cls, plan: RunPlan, engine: Engine) -> Learner:
         """Return the learner that a run begins with."""
         return cls(
-            plan.shape, engine, optim=plan.config.optim, lr=plan.lr, weight_decay=plan.weight_decay, seed=plan.config.seed
+            plan.shape, engine, optim=plan.config.optim, lr=plan.lr, weight_decay=plan.weight_decay, seed=plan.config.seed,
+            tuning=Tuning.of(plan),
         )  # fmt: skip
 
     def place(self, model: Transformer) -> Transformer:
@@ -130,6 +138,8 @@ class Learner:
         engine, shape = self.engine, self.model.shape
         if engine.compile or engine.recompute or not suits_direct(self.model):
             return None
+        if not all(p.requires_grad for p in self.model.parameters()):
+            return None  # it writes every gradient
         if needs_chunks(engine.micro_seqs * shape.context, shape.vocab):
             return None
         bfloat16 = engine.precision == "bfloat16"
@@ -137,16 +147,33 @@ class Learner:
 
     def module(self, slot: int) -> nn.Module:
         """Return the model in a slot, to be called as module(x, y, reduction="none")."""
-        return self.model
+        return self.settled or self.model
 
     def plain(self, slot: int) -> nn.Module:
         """Return the model in a slot, to be looked into; what no process has whole is no Transformer."""
-        return self.model
+        return self.settled or self.model
+
+    def settle(self) -> None:
+        """Let the model be looked at, from here on, as it will be kept: adapters become part of the weights."""
+        if self.model.adapted:
+            self.settled = self.place(merge(self.model, self.engine.attention)).eval()
+
+    def weights(self, slot: int) -> dict[str, Tensor]:
+        """Return the weights of a slot as they are kept: `model.NAME` of a plain model."""
+        return {f"model.{n}": t for n, t in merged_weights(self.model).items()}
+
+    def begin(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
+        """Start from a plain model's weights, `model.NAME`.
+
+        Raises:
+            CheckpointError: a weight is missing or of another shape.
+        """
+        self.load(slot, beside_adapters(self.model, tensors) if self.model.adapted else tensors)
 
     def tensors(self, slot: int) -> dict[str, Tensor]:
         """Return all that a checkpoint holds of a slot: `model.NAME` and `optim.KEY.NAME`."""
         tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters()}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._trained():
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optim.{key}.{name}"] = value
         return tensors
@@ -165,11 +192,14 @@ class Learner:
             if kind == "optim":
                 key, _, name = rest.partition(".")
                 states.setdefault(name, {})[key] = value
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._trained():
             state = states.get(name, {})
             self.optimizer.state[parameter] = {
                 key: value.to(parameter.device) for key, value in state.items()
             }
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
 
     def is_finite(self, slot: int) -> bool:
         """Return whether every weight of a slot is a number."""

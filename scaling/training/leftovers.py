@@ -30,6 +30,7 @@ _CHECKPOINTS = RUN_WEIGHTS.parent.name
 _RUN_PARTS = (".run.json.", ".metrics.jsonl.", ".config.yaml.", ".writable.", ".claim.")
 _SWEEP_PARTS = (".*.yaml.*", ".*.json.*", ".writable.*", ".*.merging-*")
 # family, size, tokens, seed and hash, as `RunPlan.run_id` writes them
+_SWEEP = re.compile(r"\bsweep:([\w.-]+)")  # whose runs others start from; `sweep: NAME` has a space
 _RUN_ID = re.compile(r"[A-Za-z0-9]+-n[\w.]+-d[\w.]+-s\d+-[0-9a-f]{8}")
 
 
@@ -150,7 +151,7 @@ def find_needed(results: Path, sweep_files: Iterable[Path] = ()) -> dict[str, st
     records = [r for sweep in _sweeps(results) for r in _records(sweep)]
     files = [*sweep_files, *(s / "sweep.yaml" for s in _sweeps(results))]
     starts = {str(r.init_from) for r in records if r.init_from}
-    starts |= {name for file in files for name in _named_runs(file)}
+    starts |= {name for file in files for name in _named_runs(file, results)}
     needed = dict.fromkeys(starts, "others start from it")
     open_runs = [r for r in records if r.status not in FINISHED]
     parents = {r.parent for r in open_runs if r.parent}
@@ -175,12 +176,14 @@ def _records(sweep: Path) -> Iterator[RunRecord]:
             continue  # its own checkpoints are kept for that; whom it needs cannot be told
 
 
-def _named_runs(file: Path) -> set[str]:
-    """Run ids that occur in a sweep file, below whatever key and in whatever path."""
+def _named_runs(file: Path, results: Path) -> set[str]:
+    """Run ids that occur in a sweep file, below whatever key and in whatever path; all runs of `sweep:NAME`."""
     try:
-        return set(_RUN_ID.findall(file.read_text(encoding="utf-8", errors="replace")))
+        text = file.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, IsADirectoryError):
         return set()
+    sweeps = set(_SWEEP.findall(text))
+    return {*_RUN_ID.findall(text), *(f.name for s in sweeps for f in run_folders(results / s))}
 
 
 def remove_leftovers(leftovers: Iterable[Leftover]) -> tuple[int, str]:

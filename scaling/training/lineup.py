@@ -34,6 +34,8 @@ def line_up(members: Sequence[Member]) -> list[Slot]:
         *(s for s in others if _in_step(first[0], standing) == _in_step(s[0], standing)),
     ]
     head = first[0]
+    if head.plan.config.finetune.parts != "all":  # a stack trains every weight
+        return [first]
     most = choose_stack(
         head.plan.shape, head.engine, batch_seqs=head.plan.batch_seqs, runs=len(alike), most=head.plan.config.train.stack
     )  # fmt: skip

@@ -36,6 +36,7 @@ from scaling.training.data import TokenData
 from scaling.training.device import Engine
 from scaling.training.environment import earlier_lives, find_environment, find_software
 from scaling.training.evaluate import Evaluation
+from scaling.training.finetuning import count_trained
 from scaling.training.tracker import Tracker, open_tracker
 
 RECORD_SECONDS = 1.0  # run.json is renewed at most this often: each time costs an fsync
@@ -279,6 +280,8 @@ def _planned_record(plan: RunPlan) -> RunRecord:
         run_id=plan.run_id, status="running", sweep=config.sweep, role=config.role, config_hash=plan.hash,
         setting_hash=plan.setting_hash, trunk_hash=trunk_hash(plan),
         init_from=plan.source.name if plan.source else None, init_hash=plan.source.hash if plan.source else None,
+        pretrain_tokens=plan.source.trained if plan.source else None,
+        finetune=config.finetune.parts if plan.source else None, params_trained=count_trained(plan),
         started_at=utc_now(), attempts=1, retry_of=config.retry.of,
         params_target=plan.params_target, params_convention=config.model.params_convention,
         params_total=plan.counts.total, params_embedding=plan.counts.embedding, params_head=plan.counts.head,

@@ -57,6 +57,7 @@ class Transformer(nn.Module):
     turn_TQ2: Tensor | None
     wave_TD: Tensor | None
     causal = True
+    adapted = False  # whether matrices of low rank stand beside some weights
 
     def __init__(
         self, shape: ModelShape, *, attention: str = "sdpa", recompute: bool = False

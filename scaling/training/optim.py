@@ -82,7 +82,7 @@ def build_optimizer(
     visits, and small rows mean large gradients behind a norm (OLMo 2, arXiv:2501.00656, section 3.4).
     A head that is tied to the token table follows the table.
 
-    Each group has the key `scale`, its factor on the run's learning rate; see `set_lr`.
+    Frozen weights are in no group. Each group has the key `scale`, its factor on the run's learning rate; see `set_lr`.
 
     Raises:
         ConfigError: Muon is asked for and this torch has none.
@@ -93,6 +93,8 @@ def build_optimizer(
     }
     groups: dict[tuple, dict] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         factors = parametrization.factors(name)
         matrix = parameter.dim() >= 2 and id(parameter) not in tables
         orthogonal = config.name == "muon" and matrix and name.startswith("blocks.")

@@ -134,6 +134,17 @@ class StackedLearner:
         """Return all that a checkpoint holds of a slot, under the names of a plain learner."""
         return self.learners[slot].tensors(0)
 
+    def settle(self) -> None:
+        """Nothing is to be merged: every weight of a stack trains."""
+
+    def weights(self, slot: int) -> dict[str, Tensor]:
+        """Return the weights of a slot as they are kept."""
+        return self.learners[slot].weights(0)
+
+    def begin(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
+        """Start from a plain model's weights."""
+        self.load(slot, tensors)
+
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `tensors` of any learner returned.
 
@@ -171,7 +182,8 @@ def stack_key(plan: RunPlan, engine: Engine) -> Hashable:
     optim = {k: v for k, v in asdict(plan.config.optim).items() if k not in _FREE}
     # without decay the optimiser groups its parameters otherwise
     decays = plan.weight_decay > 0
-    return (plan.shape, plan.batch_seqs, engine, decays, tuple(sorted(optim.items())))
+    parts = plan.config.finetune
+    return (plan.shape, plan.batch_seqs, engine, decays, parts, tuple(sorted(optim.items())))
 
 
 def choose_stack(

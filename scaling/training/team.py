@@ -7,6 +7,7 @@ begins; slots of one learner are a stack of models of one shape, each with its o
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -78,13 +79,20 @@ class Team:
                     "none of its checkpoints can be used; it starts again from the first step"
                 )
             if head.plan.source is not None and progress.step == 0:
-                self.learner.load(number, starting_tensors(head.plan.source, head.plan.shape))
+                self.learner.begin(number, self._begun(number, head))
             head.restore(progress)
             for member in slot[1:]:
                 member.restore(_shared(progress, member))
             steps.add(progress.step)
         self.step = max(steps)
         return len(steps) == 1
+
+    def _begun(self, number: int, head: Member) -> dict[str, Tensor]:
+        """Return the weights of a slot that starts from others: theirs, and fresh ones where they have none."""
+        source, shape = head.plan.source, head.plan.shape
+        assert source is not None
+        fresh = functools.partial(self.learner.weights, number)
+        return starting_tensors(source, shape, rows=head.plan.rows, fresh=fresh)
 
     def open_books(self) -> None:
         """Cut the rows that will be written again."""
@@ -139,6 +147,7 @@ class Team:
 
     def finish(self) -> None:
         """Evaluate those that reached their end and close every book that is still open here."""
+        self.learner.settle()
         for number, slot in enumerate(self.slots):
             for member in slot:
                 if member.reason is not None:
@@ -147,7 +156,7 @@ class Team:
                     self._validate(number, [member])
                     self._score_sets(number, member)
                     self._take_measures(number, member)
-                    member.finish(self._scores[number], self.learner.tensors(number))
+                    member.finish(self._scores[number], self.learner.weights(number))
 
     def _take_step(self) -> list[Tensor]:
         """Do one optimiser step in every slot; returns gradient norms before clipping."""
