@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from children import CHILDREN
 from small_run import BATCH, STEPS, small_plan
 
 from scaling.study.plan import RunPlan
@@ -31,11 +31,6 @@ CHANGES = {
 HOWS = ("rows", "files", "time")
 MOST = {"rows": 10, "files": 300, "time": 0.6}  # about where a run alone ends; seconds for time
 FILES = {"open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "os.utime"}
-
-# Children come from a server that has imported torch and done nothing with it, so that a child costs
-# a fork and not an import.
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(["pytest", "yaml", "torch._dynamo", "scaling.training.trainer"])
 
 
 def plans_of(kind: str, folder: Path, **more) -> list[RunPlan]:

@@ -41,16 +41,25 @@ def scaling(*arguments, cwd, **env):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def trained(tmp_path_factory):
     """A folder with a trained miniature sweep, made through the command line."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "sweeps").mkdir()
     (folder / "sweeps" / "mini.yaml").write_text(MINI)
-    result = scaling(
-        "train", "mini", "hydra/launcher=local", cwd=folder, SCALING_CACHE=str(folder / "cache")
-    )
-    assert result.returncode == 0, result.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("SCALING_CACHE", str(folder / "cache"))
+        assert main(["train", "mini"]) == 0
     return folder
+
+
+@pytest.fixture
+def study(trained, monkeypatch, capsys):
+    """The same folder as the current one, and nothing printed yet."""
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("SCALING_CACHE", str(trained / "cache"))
+    capsys.readouterr()
+    return trained
 
 
 def run_folders(study):
@@ -66,11 +75,10 @@ def test_sweep_trains_every_run_and_records_it(study):
         assert record["tokens"] == record["steps"] * record["batch_tokens"]
 
 
-def test_rerun_trains_nothing_and_says_so(study):
+def test_rerun_trains_nothing_and_says_so(study, capsys):
     before = {f: (f / "run.json").stat().st_mtime_ns for f in run_folders(study)}
-    result = scaling("train", "mini", cwd=study, SCALING_CACHE=str(study / "cache"))
-    assert result.returncode == 0
-    assert "all 9 runs are finished; nothing to train" in result.stdout
+    assert main(["train", "mini"]) == 0
+    assert "all 9 runs are finished; nothing to train" in capsys.readouterr().out
     assert before == {f: (f / "run.json").stat().st_mtime_ns for f in run_folders(study)}
 
 
@@ -89,27 +97,25 @@ def test_deleted_run_is_the_only_one_trained_again(study):
     )  # to the bit: same seed, same order
 
 
-def test_status_counts_runs_and_names_damage(study, tmp_path):
+def test_status_counts_runs_and_names_damage(study, tmp_path, monkeypatch, capsys):
     shutil.copytree(study, tmp_path / "copy", dirs_exist_ok=True)
     copy = tmp_path / "copy"
     first, second = run_folders(copy)[:2]
     (first / "run.json").write_text('{"cut')
     (first / "run.copy.json").unlink()
     shutil.rmtree(second)
-    result = scaling("status", "mini", cwd=copy)
-    assert result.returncode == 0
-    assert (
-        "7 done" in result.stdout and "1 damaged" in result.stdout and "1 waiting" in result.stdout
-    )
-    assert "Delete the folder to train the run again" in result.stdout
+    monkeypatch.chdir(copy)
+    assert main(["status", "mini"]) == 0
+    said = capsys.readouterr().out
+    assert "7 done" in said and "1 damaged" in said and "1 waiting" in said
+    assert "Delete the folder to train the run again" in said
 
 
-def test_fit_plot_and_report_read_the_records(study, monkeypatch, capsys):
-    result = scaling("fit", "mini", "resamples=50", cwd=study)
-    assert result.returncode == 0, result.stderr
-    assert "alpha" in result.stdout and "non_embedding" in result.stdout.replace("-", "_")
+def test_fit_plot_and_report_read_the_records(study, capsys):
+    assert main(["fit", "mini", "resamples=50"]) == 0
+    said = capsys.readouterr().out
+    assert "alpha" in said and "non_embedding" in said.replace("-", "_")
     assert (study / "results" / "mini" / "fit.json").exists()
-    monkeypatch.chdir(study)  # here, where the libraries that draw are loaded already
     assert main(["plot", "mini", "resamples=50"]) == 0
     drawn = capsys.readouterr().out.split()
     assert drawn and all(Path(study / line).stat().st_size > 10_000 for line in drawn)
@@ -117,15 +123,12 @@ def test_fit_plot_and_report_read_the_records(study, monkeypatch, capsys):
     assert "Does the loop close?" in (study / "results" / "mini" / "report.html").read_text()
 
 
-def test_verify_states_a_prediction_before_the_run_and_keeps_it(study, monkeypatch):
-    result = scaling("verify", "mini", cwd=study, SCALING_CACHE=str(study / "cache"))
-    assert result.returncode == 0, result.stderr
+def test_verify_states_a_prediction_before_the_run_and_keeps_it(study):
+    assert main(["verify", "mini"]) == 0
     forecast = json.loads((study / "results" / "mini" / "forecast.json").read_text())
     record = json.loads((study / "results" / "mini" / forecast["run_id"] / "run.json").read_text())
     assert record["role"] == "verify" and forecast["stated_at"] <= record["started_at"]
     assert forecast["next_lo"] < forecast["predicted"] < forecast["next_hi"]
-    monkeypatch.chdir(study)
-    monkeypatch.setenv("SCALING_CACHE", str(study / "cache"))
     assert main(["verify", "mini"]) == 0
     assert json.loads((study / "results" / "mini" / "forecast.json").read_text()) == forecast
     shutil.rmtree(

@@ -1,11 +1,10 @@
 """Progress of a sweep: what it counts and what it says about the time left."""
 
 import os
-import subprocess
-import sys
 import time
 
 import pytest
+from children import nobody, start_command, wait_for
 
 from scaling.cli.jobs import Job
 from scaling.cli.progress import say, seconds_left, sweep_progress, what_differs
@@ -82,15 +81,8 @@ def test_launch_says_which_runs_train_together(tmp_path):
     assert describe_jobs(jobs[2:]) == ""
 
 
-def closed_pipe():
-    """Return the writing end of a pipe that nobody reads, as `| head` leaves it."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    return writer
-
-
 def test_line_that_nobody_reads_is_lost_and_the_next_one_too():
-    with os.fdopen(closed_pipe(), "w") as stream:
+    with os.fdopen(nobody(), "w") as stream:
         say("one", file=stream)
         say("two", file=stream)
 
@@ -99,11 +91,7 @@ def test_line_that_nobody_reads_is_lost_and_the_next_one_too():
 def test_run_goes_on_when_the_reader_of_its_output_has_gone(tmp_path, grid):
     small = ["model.params=3k", "budget.tokens=8k", "data.source=markov", "data.vocab=64"]
     kept = ["data.size=100k", "data.val_tokens=4096", "train.evals=3", f"results={tmp_path}"]
-    with os.fdopen(closed_pipe(), "w") as gone:
-        subprocess.run(
-            [sys.executable, "-m", "scaling", "train", *grid, *small, *kept],
-            stdout=gone, stderr=gone, timeout=240, env={**os.environ, "SCALING_CACHE": str(tmp_path / "cache")},
-        )  # fmt: skip
+    wait_for(start_command(tmp_path, "train", *grid, *small, *kept))
     records = [read_record(path.parent) for path in tmp_path.glob("single/*/run.json")]
     assert [r.status for r in records] == ["done"] * (2 if grid else 1)
 

@@ -5,65 +5,36 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from small_run import STEPS, small_plan
+from children import start_child, start_telling, wait_for
+from small_run import STEPS, numbers, small_plan
 
 from scaling.study.record import read_metrics, read_record
 from scaling.training.checkpoint import list_checkpoints
 from scaling.training.trainer import train
 
-# a child process that trains the small run with a checkpoint after every step, slowly enough to hit
-CHILD = """
-import sys, time
-from pathlib import Path
-from small_run import small_plan
-from scaling.training.trainer import train
-plan = small_plan(Path(sys.argv[1]), **{"train.checkpoint_seconds": 1e-6})
-train(plan, on_progress=lambda progress: (print(progress["step"], flush=True), time.sleep(float(sys.argv[2]))))
-"""
-NUMBERS = ("step", "tokens", "train_loss", "val_loss", "val_excess", "lr", "grad_norm")
 
+def train_slowly(folder: Path, pause: float, steps: Connection) -> None:
+    """In a process of its own: train with a checkpoint after every step, slowly enough to hit."""
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    plan = small_plan(tmp_path_factory.mktemp("undisturbed"))
-    record = train(plan)
-    return record, numbers(plan.folder)
+    def tell(progress):
+        steps.send(progress["step"])
+        time.sleep(pause)
 
-
-def numbers(folder: Path) -> list[dict]:
-    """Rows without what depends on the clock."""
-    return [{k: row[k] for k in NUMBERS if k in row} for row in read_metrics(folder)]
-
-
-def start_child(folder: Path, *, pause: float = 0.02) -> subprocess.Popen:
-    here = Path(__file__).parent
-    environment = os.environ | {
-        "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder), str(pause)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    train(small_plan(folder, **{"train.checkpoint_seconds": 1e-6}), on_progress=tell)
 
 
 def kill_after(folder: Path, step: int) -> None:
     """Train in a process of its own and kill it without notice once it is past a step."""
-    child = start_child(folder)
-    assert child.stdout is not None
-    for line in child.stdout:
-        if int(line) >= step:
-            break
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child, steps = start_telling(train_slowly, folder, 0.02)
+    while steps.recv() < step:
+        pass
+    os.kill(child.pid, signal.SIGKILL)
+    assert wait_for(child) == -signal.SIGKILL
 
 
 def test_run_killed_twice_gives_the_same_losses_to_the_bit(tmp_path, undisturbed):
@@ -137,15 +108,25 @@ def test_run_whose_text_has_changed_starts_again(tmp_path):
     assert len([row for row in read_metrics(plan.folder) if "train_loss" in row]) == 20
 
 
+def train_until_told(folder: Path, news: Connection) -> None:
+    """In a process of its own: say when the run has begun, and go on once a file is there."""
+
+    def tell(_):
+        news.send("began")
+        while not (folder / "go on").exists():
+            time.sleep(0.01)
+
+    train(small_plan(folder), on_progress=tell)
+
+
 def test_two_processes_on_one_run_do_not_mix(tmp_path, undisturbed):
     _, rows = undisturbed
     plan = small_plan(tmp_path)
-    first = start_child(tmp_path, pause=0.3)  # 20 rows: longer than the other takes to begin
-    claim = plan.folder / "claim.json"
-    deadline = time.time() + 60
-    while not claim.exists() and time.time() < deadline:
-        time.sleep(0.01)
-    second = start_child(tmp_path)
-    assert {first.wait(), second.wait()} == {0, 1}
+    first, news = start_telling(train_until_told, tmp_path)
+    assert news.recv() == "began"
+    second = start_child(train, plan)
+    assert wait_for(second) == 1  # refused while the first is at it
+    (tmp_path / "go on").touch()
+    assert wait_for(first) == 0
     assert numbers(plan.folder) == rows
     assert json.loads((plan.folder / "run.json").read_text())["status"] == "done"

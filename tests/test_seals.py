@@ -27,14 +27,20 @@ def runs():
     return simulate("chinchilla", PARAMS, N, D, noise=0.003)
 
 
-@pytest.fixture
-def folder(tmp_path, runs):
-    """Three seals, the first settled before the last was made."""
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory, runs):
+    """Three seals, the first settled before the last was made; copy them."""
+    path = tmp_path_factory.mktemp("sealed")
     for i, n in enumerate((1e6, 2e6, 4e6)):
-        one = seal(runs, N=n, D=1e8, path=tmp_path, candidates=ONE, decision="train on")
+        one = seal(runs, N=n, D=1e8, path=path, candidates=ONE, decision="train on")
         if i == 0:
             settle(one, loss=one.values["predicted"] * 1.0005)  # inside: the noise is .3 %
-    return tmp_path
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, sealed):
+    return shutil.copytree(sealed, tmp_path, dirs_exist_ok=True)
 
 
 def truth(n, d):

@@ -13,8 +13,9 @@ import subprocess
 import time
 
 import pytest
+from children import start_command, wait_for
 from small_run import numbers
-from small_sweep import finish, launch, records, start, wait_until
+from small_sweep import SMALL, finish, launch, records, start, wait_until
 
 from scaling.study.record import COPY, read_record
 from scaling.training.checkpoint import list_checkpoints
@@ -165,9 +166,11 @@ def read_only(folder):
 
 
 def test_two_launches_at_once_train_each_run_once(here):
-    both = [start(here, SIX) for _ in range(2)]
-    said = finish(*both)
-    assert [child.returncode for child in both] == [0, 0], said
+    outputs = [here / "one", here / "two"]
+    both = [start_command(here, "train", "-m", *SMALL, SIX, output=path) for path in outputs]
+    codes = [wait_for(child) for child in both]
+    said = [path.read_text() for path in outputs]
+    assert codes == [0, 0], said
     assert_once(here, runs=6)
     assert "failed" not in "".join(said)
 

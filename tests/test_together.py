@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from children import start_child, wait_for
 from small_run import BATCH, STEPS, numbers, small_plan
 
 from scaling.study.errors import TrainError
@@ -62,32 +62,22 @@ def test_stack_of_trunks_gives_straight_runs(tmp_path):
     assert [r.parent is None for r in records] == [False, True, False, True]
 
 
-CHILD = """
-import os, signal, sys
-from pathlib import Path
-from test_together import plans_of
-from scaling.training.trainer import train_together
-rows = 0
-def stop(_):
-    global rows
-    rows += 1
-    if rows == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-train_together(plans_of(Path(sys.argv[1]), **{"train.checkpoint_seconds": 1e-6}), on_progress=stop)
-"""
+def train_until(folder: Path, rows: int) -> None:
+    """In a process of its own: train a stack and die, without notice, at so many rows."""
+    count = itertools.count(1)
+
+    def stop(_):
+        if next(count) == rows:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train_together(plans_of(folder, **{"train.checkpoint_seconds": 1e-6}), on_progress=stop)
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """A folder in which a stack was killed after 33 rows; copy it."""
     folder = tmp_path_factory.mktemp("killed")
-    here = Path(__file__).parent
-    environment = os.environ | {
-        "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
-        "OMP_NUM_THREADS": "1",
-    }
-    child = subprocess.run([sys.executable, "-c", CHILD, str(folder), "33"], env=environment)
-    assert child.returncode == -signal.SIGKILL
+    assert wait_for(start_child(train_until, folder, 33)) == -signal.SIGKILL
     return folder
 
 

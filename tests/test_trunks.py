@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from children import start_child, wait_for
 from small_run import BATCH, STEPS, numbers, small_plan
 
 from scaling.study.record import read_record
@@ -86,20 +86,15 @@ def test_branch_of_another_cooldown_shape_equals_its_straight_run(tmp_path):
     assert train_together(plans)[1].val_loss == alone.val_loss
 
 
-CHILD = """
-import os, signal, sys
-from pathlib import Path
-from test_trunks import budget_plans
-from scaling.training.trainer import train_together
-plans = budget_plans(Path(sys.argv[1]), **{"train.checkpoint_seconds": 1e-6})
-rows = 0
-def stop(_):
-    global rows
-    rows += 1
-    if rows == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-train_together(plans, on_progress=stop)
-"""
+def train_until(folder: Path, rows: int) -> None:
+    """In a process of its own: train and die, without notice, once so many rows are written."""
+    count = itertools.count(1)
+
+    def stop(_):
+        if next(count) == rows:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train_together(budget_plans(folder, **{"train.checkpoint_seconds": 1e-6}), on_progress=stop)
 
 
 @pytest.mark.parametrize(
@@ -107,13 +102,7 @@ train_together(plans, on_progress=stop)
     [pytest.param(10, marks=pytest.mark.slow), 45, pytest.param(63, marks=pytest.mark.slow)],
 )
 def test_trunk_killed_at_any_time_ends_like_the_undisturbed_one(tmp_path, straight, rows):
-    here = Path(__file__).parent
-    environment = os.environ | {
-        "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
-        "OMP_NUM_THREADS": "1",
-    }
-    child = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path), str(rows)], env=environment)
-    assert child.returncode == -signal.SIGKILL
+    assert wait_for(start_child(train_until, tmp_path, rows)) == -signal.SIGKILL
     plans = budget_plans(tmp_path)
     records = train_together(plans)
     for plan, record, (alone, expected) in zip(plans, records, straight, strict=True):
