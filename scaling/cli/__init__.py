@@ -17,6 +17,7 @@ scaling: plan a grid of Transformers, train it, fit the law, verify the predicti
 usage: scaling VERB [SWEEP] [key=value ...]
 
   init      a small study of your own, ready to be trained      scaling init my_study data=my.txt
+  doctor    whether this machine can train, and what to do      scaling doctor
   plan      what would be run: exact N, tokens, FLOPs, time     scaling plan quickstart
   train     train one run,                                      scaling train model.params=1M
             what is missing of a sweep,                         scaling train quickstart
@@ -49,6 +50,7 @@ Numbers may be written 40M, 2.5B, 1e18. `scaling VERB --help` says more."""
 
 VERBS = {
     "init": "scaling.cli.init",
+    "doctor": "scaling.cli.doctor",
     "plan": "scaling.cli.plan",
     "train": "scaling.cli.train",
     "status": "scaling.cli.status",

@@ -151,11 +151,7 @@ def _library() -> ctypes.CDLL | None:
     """Load the library, built first if it is not there; null where that is not possible."""
     if not cpu_flags() >= NEEDED:
         return None
-    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    source = SOURCE.read_bytes()
-    # a folder may be shared by machines, so the name tells what it was built for
-    key = hashlib.sha256(b"|".join([source, repr((OPTIONS, sorted(cpu_flags()))).encode()]))
-    path = cache_folder(None) / "native" / f"{key.hexdigest()[:16]}.so"
+    compiler, path = _compiler(), _place()
     try:
         if not path.exists():
             if compiler is None:
@@ -164,6 +160,24 @@ def _library() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):  # no room, no permission, a compiler too old
         return None
+
+
+def find_obstacle() -> str | None:
+    """Return why the kernels cannot be had on this machine, without building them; null if they can."""
+    if missing := NEEDED - cpu_flags():
+        return f"the CPU has no {', '.join(sorted(missing))}"
+    return None if _compiler() or _place().exists() else "no C++ compiler (c++, g++, clang++)"
+
+
+def _compiler() -> str | None:
+    return next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+
+
+def _place() -> Path:
+    """Where the library is or will be; a folder may be shared by machines, so the name tells what it is built for."""
+    options = repr((OPTIONS, sorted(cpu_flags()))).encode()
+    key = hashlib.sha256(b"|".join([SOURCE.read_bytes(), options]))
+    return cache_folder(None) / "native" / f"{key.hexdigest()[:16]}.so"
 
 
 def _build(compiler: str, path: Path) -> None:
