@@ -9,7 +9,7 @@ TEST_ENV := WANDB_MODE=offline HF_HUB_OFFLINE=1 MPLBACKEND=Agg OMP_NUM_THREADS=1
 # mkdocs-material prints news of its successor
 SITE_ENV := NO_MKDOCS_2_WARNING=1 PYTHONPATH=.
 
-.PHONY: help setup demo test test-slow test-slurm lint types bench site serve constraints clean
+.PHONY: help setup demo test test-slow test-slurm lint types bench notebooks site serve constraints clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -46,6 +46,9 @@ site: $(VENV)/.ready-test  ## the documentation as a site, in site/; a broken li
 
 serve: $(VENV)/.ready-test  ## the same on http://127.0.0.1:8000, built again when a page changes
 	$(SITE_ENV) $(BIN)/python -m mkdocs serve
+
+notebooks: $(VENV)/.ready-test  ## run the notebooks and keep what they show (NAME=inspect_sweep: one)
+	$(BIN)/python notebooks/execute.py $(NAME)
 
 constraints:  ## resolve the pinned versions again (needs uv)
 	(sed -n '/^#/p' constraints.txt; echo 'torch==2.13.0' | uv pip compile --universal --python-version 3.10 \

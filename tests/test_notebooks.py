@@ -1,54 +1,99 @@
-"""Every notebook runs from top to bottom on the sample, and stays thin: text and short calls."""
+"""Notebooks: thin, run from top to bottom in a real kernel, and say what their kept outputs say."""
 
+import importlib.util
 import json
-import shutil
+import re
 from pathlib import Path
 
-import matplotlib
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+IDS = [path.stem for path in NOTEBOOKS]
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
+
+_spec = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
+execute = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(execute)
 
 
-def cells(path, kind):
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    return [c for c in notebook["cells"] if c["cell_type"] == kind]
+def read(path):
+    return nbformat.read(path, as_version=4)
 
 
-def source(cell):
-    return "".join(cell["source"])
+def cells(notebook, kind):
+    return [c for c in notebook.cells if c.cell_type == kind]
 
 
-LONG = {"judge_fit": pytest.mark.slow}  # 20 s
+@each
+def test_notebook_runs_and_says_what_it_said(path):
+    """A new kernel, in the folder where Jupyter starts it, on the results of the repository."""
+    kept, new = execute.texts(read(path)), execute.texts(execute.execute(path))
+    assert len(kept) == len(new)
+    for number, (before, now) in enumerate(zip(kept, new, strict=True), start=1):
+        words, numbers = execute.split_numbers(before)
+        words_now, numbers_now = execute.split_numbers(now)
+        assert words_now == words, f"code cell {number}: run `make notebooks` and read what changed"
+        # What is printed is rounded by its interval. Another processor or release of numpy changes
+        # an optimum in the sixth digit at most, which may turn a last printed digit: 1 of 12.
+        assert numbers_now == pytest.approx(numbers, rel=0.1, abs=1e-3), f"code cell {number}"
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(p, id=p.stem, marks=LONG.get(p.stem, ())) for p in NOTEBOOKS]
-)
-def test_notebook_runs_on_the_sample(path, tmp_path, monkeypatch):
-    matplotlib.use("Agg")
-    shutil.copytree(ROOT / "results" / "sample", tmp_path / "results" / "sample")
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path / "notebooks")  # where Jupyter starts it
-    space = {}
-    for number, cell in enumerate(cells(path, "code"), start=1):
-        exec(compile(source(cell), f"{path.name}, code cell {number}", "exec"), space)
-    # the law and the held-out run are those of the sample
-    assert len(space["runs"]) >= 18
-    assert space["fit"].law.name == "chinchilla"
-    assert len(space["runs"].verify) == 1
+@each
+def test_notebook_keeps_outputs_of_this_very_code(path):
+    notebook = read(path)
+    assert notebook.metadata["outputs_of"] == execute.digest(notebook), "run `make notebooks`"
+    code = cells(notebook, "code")
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+    outputs = [out for c in code for out in c.outputs]
+    assert len(outputs) >= 5
+    assert not [out for out in outputs if out.output_type == "error"]
+    assert not [out for out in outputs if out.get("name") == "stderr"], "a warning that readers see"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@each
 def test_notebook_stays_thin(path):
-    code = cells(path, "code")
+    notebook = read(path)
+    code, text = cells(notebook, "code"), cells(notebook, "markdown")
+    assert len(code) <= 14 and len(text) >= len(code) - 1
+    assert text[0].source.startswith("# ")
     for cell in code:
-        assert not cell["outputs"] and cell["execution_count"] is None
-        assert "def " not in source(cell) and "class " not in source(cell)
-        assert len(source(cell).splitlines()) <= 12
-    assert len(cells(path, "markdown")) >= len(code)
+        assert not re.search(r"\b(def|class|lambda)\b", cell.source)
+        assert len(cell.source.splitlines()) <= 12
+    # a page of the repository shows it, and a history of it stays small
+    assert path.stat().st_size < 250_000
 
 
-def test_there_is_a_notebook():
-    assert NOTEBOOKS
+@each
+def test_every_drawn_figure_is_shown(path):
+    """The style's context must not switch off what shows figures: each cell that draws has one."""
+    for cell in cells(read(path), "code"):
+        if "sl.plot." in cell.source:
+            shown = [out for out in cell.outputs if "image/png" in out.get("data", {})]
+            assert shown, cell.source
+
+
+@each
+def test_notebook_names_files_that_are_there_and_the_public_names_only(path):
+    notebook = read(path)
+    for cell in cells(notebook, "markdown"):
+        for link in re.findall(r"\]\(([^)#]+)\)", cell.source):
+            assert link.startswith("http") or (path.parent / link).exists(), link
+    for cell in cells(notebook, "code"):
+        assert not re.search(r"from scaling|import scaling\.", cell.source)
+        for folder in re.findall(r'"\.\./(results/[^"]+)"', cell.source):
+            assert (ROOT / folder).exists(), folder
+
+
+def test_notebooks_are_normalised():
+    """What a kernel leaves in a file and nobody reads is not kept: ids, times, versions."""
+    for path in NOTEBOOKS:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        assert set(notebook["metadata"]) == {"kernelspec", "language_info", "outputs_of"}
+        assert all(c["metadata"] == {} for c in notebook["cells"])
+        assert [c["id"] for c in notebook["cells"]] == [f"cell-{i}" for i in range(1, len(notebook["cells"]) + 1)]  # fmt: skip
+
+
+def test_there_are_notebooks():
+    assert {"inspect_sweep", "fit_and_compare"} <= set(IDS)

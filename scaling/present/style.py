@@ -81,11 +81,11 @@ _TABLES: WeakKeyDictionary[Axes, Mapping[str, pd.DataFrame]] = WeakKeyDictionary
 @contextmanager
 def drawing(ax: Axes | None, *, size: tuple[float, float] = (6.4, 4.4)) -> Iterator[Axes]:
     """Yield the axes to draw on, new ones if None, in this style; global settings stay as they were."""
+    plt = _pyplot() if ax is None else None
     with mpl.rc_context(RC):
-        if ax is None:
-            from matplotlib import pyplot as plt  # so that a notebook shows the figure
-
+        if plt is not None:
             ax = plt.subplots(figsize=size, layout="constrained")[1]
+        assert ax is not None
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, which="major", color=GRID, linewidth=0.7)
         yield ax
@@ -94,11 +94,22 @@ def drawing(ax: Axes | None, *, size: tuple[float, float] = (6.4, 4.4)) -> Itera
 @contextmanager
 def panels(rows: int, columns: int, *, size: tuple[float, float]) -> Iterator[tuple[Figure, Any]]:
     """Yield a new figure and its axes, as an array, in this style."""
+    plt = _pyplot()
     with mpl.rc_context(RC):
-        from matplotlib import pyplot as plt
-
         figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained")
         yield figure, axes
+
+
+def _pyplot() -> Any:
+    """Return pyplot, whose figures a notebook shows, with its backend loaded.
+
+    A notebook's backend turns interactive display on when it is loaded. Loaded by the first figure inside
+    the style's context that would be undone behind it, and no later figure be shown.
+    """
+    from matplotlib import pyplot as plt
+
+    plt.draw_if_interactive()
+    return plt
 
 
 def colormap(name: str = "viridis") -> colors.Colormap:

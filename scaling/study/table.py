@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """Rows of already formatted cells under a header; numbers are aligned to the right.
 
@@ -88,12 +88,14 @@ class Table:
             return "<tr>" + "".join(cells) + "</tr>"
 
         caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
-        note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
+        note = "<p>" + html.escape(self.note).replace("\n", "<br>") + "</p>" if self.note else ""
         body = "".join(line(row, "td") for row in self.rows)
         return f"<table>{caption}{line(self.header, 'th')}{body}</table>{note}"
 
     def __str__(self) -> str:
         return self.text()
+
+    __repr__ = __str__  # a table that a prompt shows is to be read
 
     def _right(self) -> list[bool]:
         return [_is_numeric(row[i] for row in self.rows) for i in range(len(self.header))]

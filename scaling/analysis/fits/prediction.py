@@ -14,7 +14,7 @@ from scaling.study.table import Table
 from scaling.study.units import format_flops, format_quantity, format_with_interval
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """Predicted losses; every field is an array of the shape asked for (0-d for single numbers).
 
@@ -78,6 +78,14 @@ class Prediction:
             "beyond the data in C",
         ]
         return Table(header, rows, title=f"Predicted by {self.law}")
+
+    def __repr__(self) -> str:
+        """Return one line: the first prediction with the interval of a run, and how many there are."""
+        first = self.to_frame().iloc[0]
+        loss, run = format_with_interval(first["loss"], first["next_lo"], first["next_hi"])
+        where = f"N = {format_quantity(first['N'])}, D = {format_quantity(first['D'])}"
+        more = f"; {np.size(self.N)} of these" if np.size(self.N) > 1 else ""
+        return f"{type(self).__name__}({self.law}: loss {loss} {run} at {where}{more})"
 
     def __str__(self) -> str:
         return self.table().text()

@@ -28,7 +28,7 @@ from scaling.study.units import format_flops, format_quantity, format_with_inter
 FAR = 3.0  # times farther beyond the runs than the past was tried: the intervals are a guess there
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Forecast(Prediction):
     """A prediction stacked over laws, with four intervals kept apart.
 
