@@ -90,7 +90,9 @@ if __name__ == "__main__":
     folders = [Path(word) for word in sys.argv[1:] if "=" not in word]
     options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     if len(folders) == 1:
-        print(f"{len(make_sample(folders[0], ROOT / 'results' / 'sample'))} files in results/sample")
+        print(
+            f"{len(make_sample(folders[0], ROOT / 'results' / 'sample'))} files in results/sample"
+        )
         picture = ROOT / "docs" / "images" / "overview.png"
         print(shutil.copyfile(folders[0] / "figures" / "overview.png", picture))
     else:
@@ -99,4 +101,6 @@ if __name__ == "__main__":
             rows=int(options["rows"]) if "rows" in options else None,
             weights=[name for name in options.get("weights", "").split(",") if name],
         )
-        print(f"{len(kept)} files in {folders[1]}, {sum(f.stat().st_size for f in kept) / 1024:.0f} KB")
+        print(
+            f"{len(kept)} files in {folders[1]}, {sum(f.stat().st_size for f in kept) / 1024:.0f} KB"
+        )

@@ -50,6 +50,7 @@ _NAMES = {
     "scoreboard": "scaling.analysis.forecasts.settling",
     "write_bundle": "scaling.analysis.data.bundling",
     "next_sweep": "scaling.analysis.allocation.design",
+    "Caps": "scaling.analysis.allocation.choice",
     "simulate": "scaling.analysis.data.simulation",
     "simulate_design": "scaling.analysis.designs.simulation",
     "sensitivity": "scaling.analysis.audits.multiverse",

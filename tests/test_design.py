@@ -36,6 +36,12 @@ def test_sweep_is_centred_on_the_optimum(fitted):
     assert all(pytest.approx(6 * p.N * p.D) == p.C for p in sweep.points)
 
 
+def test_sweep_says_itself_in_a_line_and_gives_its_runs_as_columns(fitted):
+    sweep = next_sweep(fitted, C=[1e15], points=5)
+    assert repr(sweep).startswith("Sweep(5 runs, 5e15 FLOPs: ") and "\n" not in repr(sweep)
+    np.testing.assert_allclose(sweep.frame["C"], 6 * sweep.frame["N"] * sweep.frame["D"])
+
+
 def test_sweep_file_opens_with_question_and_cost_and_parses(fitted, tmp_path):
     path = next_sweep(fitted, C=[1e15], points=5).save(tmp_path / "round2.yaml")
     lines = path.read_text().splitlines()

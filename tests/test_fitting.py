@@ -312,7 +312,9 @@ def test_residuals_and_summary_carry_conventions():
     )
     assert "<table>" in f._repr_html_()
     line = repr(f.predict(N=[1e6, 2e6], D=1e8))
-    assert line.startswith("Prediction(chinchilla: loss ") and "N = 1M, D = 100M; 2 of these" in line
+    assert (
+        line.startswith("Prediction(chinchilla: loss ") and "N = 1M, D = 100M; 2 of these" in line
+    )
     assert "\n" not in line
 
 

@@ -84,6 +84,8 @@ def test_empty_table_is_still_a_table(form):
 
 
 def test_table_reads_well_at_a_prompt_and_in_a_notebook():
-    table = Table(["law", "error"], [["a", "1.5"]], title="Errors", note="first line\nsecond < line")
+    table = Table(
+        ["law", "error"], [["a", "1.5"]], title="Errors", note="first line\nsecond < line"
+    )
     assert repr(table) == table.text() and "first line\nsecond" in repr(table)
     assert "first line<br>second &lt; line" in table._repr_html_()

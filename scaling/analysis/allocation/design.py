@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from scaling.analysis.allocation.aim import DECISIONS, Aim
@@ -94,7 +95,7 @@ def write_span(aim: Aim, lo: float, hi: float) -> str:
     return f"{format_quantity(lo)} to {format_quantity(hi)}, a factor of {factor:.3g}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep:
     """Proposed runs, ready to be written as a sweep file.
 
@@ -117,6 +118,11 @@ class Sweep:
     def flops(self) -> float:
         """Total training compute [FLOPs]."""
         return float(sum(p.C for p in self.points))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The runs as columns N, D and C, as `simulate_design` takes them."""
+        return pd.DataFrame([{"N": p.N, "D": p.D, "C": p.C} for p in self.points])
 
     def save(self, path: str | Path) -> Path:
         """Write a sweep file that `scaling train <name>` reads.
@@ -159,6 +165,9 @@ class Sweep:
             note += f"\n{said[0].upper()}{said[1:]}\n{self.promise.reasons()}"
         header = ["C [FLOPs]", "N", "D [tokens]", "tokens per parameter"]
         return Table(header, rows, title=self.question, note=note)
+
+    def __repr__(self) -> str:
+        return f"Sweep({len(self.points)} runs, {format_flops(self.flops)} FLOPs: {self.question})"
 
     def __str__(self) -> str:
         return self.table().text()
