@@ -46,13 +46,13 @@ def test_page_of_kept_results_says_what_where_at_what_cost_and_what_it_shows(fol
 
 
 def test_costs_on_the_pages_are_those_of_the_records():
-    flops = {n: load(RESULTS / n).using(flops="counted").frame for n in ("sample", "inside", "downstream")}  # fmt: skip
+    flops = {n: load(RESULTS / n).using(flops="counted").frame for n in ("sample", "inside", "downstream", "transfer")}  # fmt: skip
     sample = flops["sample"].groupby("role")["C"].sum()
     assert f"{sample['fit']:.2e}".replace("+", "") in page(RESULTS / "sample")
     assert f"{sample['verify']:.2e}".replace("+", "") in page(RESULTS / "sample")
     minutes = flops["sample"]["seconds"].sum() / 60
     assert f"{minutes:.1f} core-minutes" in page(RESULTS / "sample")
-    for name in ("inside", "downstream"):
+    for name in ("inside", "downstream", "transfer"):
         table = flops[name]
         assert f"{table['C'].sum():.2e}".replace("+", "") in page(RESULTS / name)
         alone = (table["seconds"] - table["parent_seconds"].fillna(0)).sum() / 60
@@ -64,6 +64,15 @@ def test_what_the_downstream_page_shows_is_in_the_records():
     ends = [table[c].agg(["min", "max"]) for c in ("accuracy", "val_loss")]
     assert [round(v, 2) for end in ends for v in end] == [0.21, 0.68, 0.98, 2.02]
     assert len(table) == 20 and table["seed"].nunique() == 1
+
+
+def test_what_the_transfer_page_shows_is_in_the_records():
+    table = load(RESULTS / "transfer").frame
+    wide = table.pivot_table(index=["N", "D"], columns="pretrained", values="val_loss")
+    gain = wide[0.0] - wide[1.0]
+    assert gain.xs(wide.index.levels[1].min(), level="D").min() > 0.7  # nats; "most of a nat"
+    last = wide.iloc[-1]
+    assert (round(last[0.0], 2), round(last[1.0], 2)) == (1.71, 1.73)
 
 
 def test_kept_weights_show_the_step_that_their_page_tells():
