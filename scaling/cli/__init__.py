@@ -43,6 +43,7 @@ usage: scaling VERB [SWEEP] [key=value ...]
   bundle    a sweep as one file that a colleague loads          scaling bundle quickstart
   demo      plan, train, fit, verify on an embedded example     scaling demo
   keys      every key with default, unit and meaning            scaling keys optim
+  completion  Tab completes verbs, sweeps, keys and values      scaling completion --help
 
 SWEEP is a file of sweeps/ (yours in ./sweeps, or one of: {sweeps}).
 What reads results takes a table too: a CSV, JSONL or Parquet file of anybody's runs, or a bundle.
@@ -75,6 +76,7 @@ VERBS = {
     "bundle": "scaling.cli.bundle",
     "demo": "scaling.cli.demo",
     "keys": "scaling.cli.keys",
+    "completion": "scaling.cli.completion",
 }
 
 
@@ -90,6 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    if verb == "complete":  # asked by shells, whatever else stands in the line
+        from scaling.cli.complete import run_complete
+
+        return run_complete(arguments[1:])
     from scaling.study.errors import ScalingError, did_you_mean
 
     if verb not in VERBS:
