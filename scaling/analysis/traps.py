@@ -47,6 +47,7 @@ TRAPS = {
     "W-WIDE": "an interval as wide as the quantity itself",
     "W-CURVE": "points of training curves mixed with final losses",
     "W-MISFIT": "the law does not describe the runs it was fitted to",
+    "W-CEILING": "a law of a measure goes beyond the most that the measure can be",
     "W-NARROW": "an interval too narrow to be true",
     "W-LAW": "the form of the law is rejected by the runs",
     "W-CHOICE": "a decision that owes more to choices of the analysis than to noise",

@@ -275,7 +275,7 @@ class FitConfig:
     """How finished runs are fitted: law, objective, conventions, intervals, and what is written."""
 
     law: str = _key("chinchilla", "", "Law to fit: chinchilla, chinchilla_k, chinchilla_tied, kaplan, or another of scaling.laws.names().")
-    objective: str = _key("huber_log", "", "What is minimised: huber_log, mse_log, l1_log, huber, mse, l1, asymmetric.")
+    objective: str | None = _key(None, "", "What is minimised: huber_log, mse_log, l1_log, huber, mse, l1, asymmetric; null: what the law states, huber_log for a loss of N and D.")
     delta: float | str | None = _key(None, "nats", "Knee of the Huber objectives: a number on log loss or loss as the objective is (null: 0.001), noise (1.345 SDs of the residuals) or free.", above=0, words=("noise", "free"))
     over: float = _key(1.0, "", "Weight of over-estimates against under-estimates.", above=0)
     weights: str | None = _key(None, "", "Weights of the runs: a column, or seeds for 1/SD^2 measured from repeated runs.")

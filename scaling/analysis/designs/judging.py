@@ -25,6 +25,8 @@ LARGEST_CORRELATION = 0.9  # of ln N and ln D, as the laws' own needs say
 # tokens per parameter the loss rises from 8 or 16 epochs on, at 16 it stays (docs/designing.md).
 BY_HEART, OFTEN = 5.0, 8.0
 SHOWN = 3  # sizes or budgets that a warning names
+# in log N: sizes asked for as one come out up to 1 % apart, because parts of a shape are whole numbers
+SAME_SIZE = 0.03
 
 
 def judge_design(
@@ -123,7 +125,7 @@ def judge_settings(N: np.ndarray, asked: pd.DataFrame | None) -> list[str]:
     for name in asked.columns:
         values = asked[name].map(str).to_numpy()
         different = len(set(values))
-        by_size = {n: set(values[n == N]) for n in np.unique(N)}
+        by_size = {size: set(values[lot]) for size, lot in _sizes(N)}
         if different < 2 or len(by_size) < 2 or any(len(v) > 1 for v in by_size.values()):
             continue
         sizes = ", ".join(f"{format_quantity(n)}: {next(iter(by_size[n]))}" for n in list(by_size)[:SHOWN])  # fmt: skip
@@ -134,6 +136,13 @@ def judge_settings(N: np.ndarray, asked: pd.DataFrame | None) -> list[str]:
             warn("W-DESIGN", f"{name} changes with the size and with nothing else ({sizes}{', ...' * (len(by_size) > SHOWN)}): what is due to which cannot be told. {cure}, or run each size with each value.")
         )  # fmt: skip
     return found
+
+
+def _sizes(N: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    """Return each size with its runs, bool [runs]; what was asked for as one size comes out a little apart by kind."""
+    known = np.unique(N)
+    lots = np.split(known, np.flatnonzero(np.diff(np.log(known)) > SAME_SIZE) + 1)
+    return [(float(lot[0]), (lot[0] <= N) & (lot[-1] >= N)) for lot in lots]
 
 
 def noise_width(freedom: int, *, level: float = 0.9) -> float:

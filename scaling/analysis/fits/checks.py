@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scaling.analysis.data.conventions import is_per_byte, is_set
+from scaling.analysis.data.conventions import best_of, is_per_byte, is_set
 from scaling.analysis.data.tables import number
 from scaling.analysis.fits.kinship import check_trunks
 from scaling.analysis.fits.refusals import compute_ratio
@@ -28,6 +28,7 @@ LONG_WARMUP = 0.10  # of the run; longer ones lift the loss of short runs (Poria
 EARLY = 0.98  # of the planned steps; below, the learning rate had not decayed
 ONE_RATIO = 1.1  # D/N that spans less is one ratio
 MISFIT, FAR_OFF = 0.15, 0.4  # SD of log residuals, and one of them: losses scatter by 0.01 to 0.05
+PAST_BEST = 0.05  # a law may end so much above the most there can be: no fit knows its end better
 HIGH = 12.0  # nats/token; guessing evenly among 100,000 tokens costs 11.5
 
 
@@ -61,6 +62,21 @@ def check_description(fit: Fit) -> list[str]:
             f"{fit.law.name} does not describe these runs: they lie {100 * np.expm1(spread):.0f} % off on average (root mean square), {fit.runs.fit_rows['run_id'].iloc[worst]} by a factor of {np.exp(off[worst]):.3g}. Do not use its numbers; look for other units, diverged runs or another law.",
         )
     ]
+
+
+def check_ceiling(fit: Fit) -> Iterator[str]:
+    """Yield a warning if a law from a loss to a measure passes the most there can be before the loss is 0."""
+    best = best_of(fit.runs.loss)
+    if best is None or fit.law.inputs != ("x",):
+        return
+    end, top = float(np.max(fit.law(fit.params, x=0.0))), float(fit.runs.L.max())
+    if end > best * (1 + PAST_BEST):
+        ends = [n for n in fit.law.names if n in ("scale", "span")]
+        held = f"fixed.{ends[0]}={best:g}" if ends else "another law"
+        yield warn(
+            "W-CEILING",
+            f"{fit.law.name} says {end:.3g} at a loss of 0, and {fit.runs.loss} is {best:g} at most: these runs, up to {top:.3g}, do not show where it bends, and what it says beyond them is too high. Hold the end where it is known ({held}), and train runs up to a third of it.",
+        )
 
 
 def _conventions(runs: Runs, rows: pd.DataFrame, law: Law | None) -> Iterator[str]:

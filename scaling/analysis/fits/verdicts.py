@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scaling.analysis.fits.checks import check_description, check_runs
+from scaling.analysis.fits.checks import check_ceiling, check_description, check_runs
 from scaling.analysis.fits.mixing import warn_mixed
 from scaling.analysis.fits.noise import robust_sd
 from scaling.analysis.fits.posed import FEW_CLUSTERS, clusters, law_inputs
@@ -49,7 +49,7 @@ def judge_distance(factor: float, what: str = "C") -> list[str]:
 
 
 def _misfit(fit: Fit) -> list[str]:
-    return check_description(fit)
+    return [*check_description(fit), *check_ceiling(fit)]
 
 
 def _mixed(fit: Fit) -> Iterator[str]:
