@@ -3,37 +3,69 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import matplotlib
 import pytest
+import yaml
+from doc_pages import PAGES, README, ROOT, SAMPLE, all_blocks, blocks, page_name, prepare
+from matplotlib import pyplot
 
 from scaling.analysis.data.runs import load
 from scaling.cli import main
+from scaling.cli.compose import compose_sweep
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("results/**/README.md"))]
-SAMPLE = ROOT / "results" / "sample"
-
-
-GUIDES = [
-    ROOT / "docs" / f"{name}.md"
-    for name in ("own_law", "fitting", "approaches", "forecasts", "cost")
-]
+WEIGHTS = ("docs-generation", "docs-huggingface")  # their Python is run in test_readme.py
+GUIDES = [p for p in PAGES if blocks(p, "python", slow=True) and page_name(p) not in WEIGHTS]
+SLOW = [p for p in GUIDES if blocks(p, "python", slow=True) != blocks(p, "python")]
+TOLD = ("", "text")  # printed by a command, or a picture in letters
 
 
-@pytest.mark.parametrize("page", [README, *GUIDES], ids=lambda p: p.stem)
-def test_python_lines_run_on_the_sample(page, tmp_path, monkeypatch):
+def run_python(page, folder, monkeypatch, *, slow=False):
+    """Run a page's Python, block after block, in a folder with what the page reads."""
     matplotlib.use("Agg")
-    shutil.copytree(SAMPLE, tmp_path / "results" / "sample")
-    monkeypatch.chdir(tmp_path)
+    prepare(page, folder)
+    monkeypatch.chdir(folder)
     space = {}
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+    for block in blocks(page, "python", slow=slow):
         exec(compile(block, page.name, "exec"), space)
-    assert len(space["runs"]) >= 18 and space.get("fit", space.get("iso")).runs is space["runs"]
+    pyplot.close("all")
+    return space
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=page_name)
+def test_python_of_pages_runs(page, tmp_path, monkeypatch):
+    space = run_python(page, tmp_path, monkeypatch)
     if page == README:
+        assert len(space["runs"]) >= 18 and space["fit"].runs is space["runs"]
         assert main(["plan", "round2", "calibrate=false"]) == 0  # the proposed sweep is one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", SLOW, ids=page_name)
+def test_slow_python_of_pages_runs(page, tmp_path, monkeypatch):
+    run_python(page, tmp_path, monkeypatch, slow=True)
+
+
+def test_blocks_are_of_a_language_that_is_tested():
+    for page in PAGES:
+        written = page.stem in ("api", "commands")  # signatures and help
+        for block in all_blocks(page):
+            assert block.language in ("sh", "python", "yaml", *TOLD), f"{page}: {block.text}"
+            typed = re.search(r"^(scaling \w+ |import |make \w+$)", block.text, re.MULTILINE)
+            told = block.language in TOLD and not written
+            assert not (told and typed), f"{page}: mark it sh or python: {block.text}"
+
+
+def test_yaml_that_is_a_sweep_composes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    texts = [text for page in PAGES for text in blocks(page, "yaml")]
+    sweeps = [text for text in texts if "design:" in text]
+    for text in sweeps:
+        head = "" if text.startswith("# @package") else "# @package _global_\n"
+        (tmp_path / "sweeps" / "typed.yaml").write_text(head + text)
+        assert compose_sweep(["sweeps=typed"]).points, text
+    assert len(sweeps) >= 5 and all(yaml.safe_load(text) for text in texts)
 
 
 def test_readme_quotes_the_sample():
@@ -70,8 +102,6 @@ def test_reference_is_up_to_date():
 
 def test_lines_about_laws_run():
     page = (ROOT / "docs" / "laws.md").read_text()
-    for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
-        exec(compile(block, "laws.md", "exec"), {})
     for line in re.findall(r"`(sl\.[^`]+\))`", page):
         exec(f"import scaling as sl\nruns = sl.load({str(SAMPLE)!r})\n{line}", {})
 

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from doc_pages import PAGES, README, ROOT, SAMPLE, blocks
 from small_run import small_plan
 
 from scaling.analysis.data.simulation import isoflop_grid, simulate
@@ -22,11 +23,6 @@ from scaling.cli.growing import FEWEST, start_growing
 from scaling.training.export import export_run
 from scaling.training.trainer import train_together
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("results/**/README.md"))]
-SAMPLE = ROOT / "results" / "sample"
-
 CHEAP = ("plan", "status", "fit", "plot", "report", "next", "keys")  # run; the others train
 READERS = ("fit", "plot", "report", "next", "audit", "noise")  # these need the sweep's results
 KEEPERS = ("clean", "merge", "bundle")
@@ -35,10 +31,6 @@ LOOKERS = ("attention", "lens", "induction", "gaps")  # tested on models and gro
 OWN_TEXT = ("data.tokenizer=", "data.vocab=", "objective.specials.")  # of folders that are not here
 QUIZ = '{"question": "import", "choices": ["numpy", "zqxjk"], "answer": 0}\n'
 QUICK = ["laws=chinchilla", "objectives=huber_log", "outliers=none"]  # a small audit
-
-
-def blocks(path, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands():
@@ -193,3 +185,11 @@ def test_other_command_has_what_it_names(words):
     else:
         known = ("torchrun", "srun", "scancel", "ray", "SCALING_JOBS=6", "echo", "lm_eval")
         assert words[0] in known or words[:2] == ["pip", "install"]
+
+
+@pytest.mark.parametrize("name", ["generation", "huggingface"])
+def test_python_that_needs_weights_runs(name, trained, monkeypatch):
+    monkeypatch.chdir(trained[0])
+    for block in blocks(ROOT / "docs" / f"{name}.md", "python"):
+        ours = re.sub(r"results/gallery/llama-n[\w-]+", str(trained[1].folder), block)
+        exec(compile(ours, name, "exec"), {})
