@@ -156,7 +156,7 @@ def test_command_runs_or_at_least_composes(arguments, workplace, trained, capsys
     if verb in LOOKERS and not asks_only:
         asked_of(verb, arguments[1:])
         return
-    if any(a.startswith("claims=") for a in arguments):  # judged in tests/test_audit.py
+    if any(a.startswith("claims=") for a in arguments):  # judged in tests/test_auditing.py
         asked_of(verb, arguments[1:])
         assert get_claims(arguments[2].split("=")[1]).params
         return
