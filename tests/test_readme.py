@@ -63,6 +63,9 @@ def workplace(tmp_path, monkeypatch):
     theirs = {"n_million": N / 1e6, "seen_billion": D / 1e9, "final": runs.L}
     pd.DataFrame(theirs).to_csv(tmp_path / "runs.csv", index=False)
     (tmp_path / "runs.columns.yaml").write_text("".join(blocks(README, "yaml")))
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    preset = blocks(ROOT / "docs" / "own_model.md", "yaml")[1]
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(preset)
     (tmp_path / "claims.yaml").write_text(blocks(ROOT / "docs" / "audit.md", "yaml")[0])
     (tmp_path / "docs.jsonl").write_text('{"text": "the cat", "language": "en"}\n' * 9000)
     (tmp_path / "sweeps").mkdir()
@@ -194,7 +197,9 @@ def test_command_runs_or_at_least_composes(arguments, workplace, trained, capsys
 
 @pytest.mark.parametrize("words", OTHER, ids=" ".join)
 def test_other_command_has_what_it_names(words):
-    if words[0] == "python":
+    if words[:3] == ["python", "-m", "pytest"]:
+        assert all((ROOT / path).exists() for path in words[3:])
+    elif words[0] == "python":
         assert (ROOT / words[2].replace(".", "/")).with_suffix(".py").exists()
     elif words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
