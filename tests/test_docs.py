@@ -89,6 +89,13 @@ def test_links_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_index_names_every_page():
+    index = (ROOT / "docs" / "index.md").read_text()
+    pages = {p.name for p in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    lacking = [name for name in sorted(pages) if f"]({name})" not in index]
+    assert lacking == [], "add a row to docs/index.md, which the site's navigation is read from"
+
+
 def test_reference_is_up_to_date():
     space = {"__file__": str(ROOT / "docs" / "make_reference.py"), "__name__": "make_reference"}
     exec((ROOT / "docs" / "make_reference.py").read_text(), space)
