@@ -35,12 +35,16 @@ def study(tmp_path, *, off=0.0, change=None, **more):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
+    """A study with training curves and a sweep proposed."""
     plt.close("all")  # what other tests drew; the report must leave nothing open itself
-    return study(
-        tmp_path_factory.mktemp("report"),
-        question="How large should a <model> be?",
-        warnings=["Mind the gap."],
-    )
+    runs = with_curves(isoflop_runs(BUDGETS, verify=(4e12,), noise=0.003))
+    law = fit(runs, resamples=60)
+    path = write_report(
+        tmp_path_factory.mktemp("report") / "deep" / "报告.html", runs=runs, fit=law, iso=fit_isoflops(runs),
+        question="How large should a <model> be?", warnings=["Mind the gap."],
+        proposal=next_sweep(law, C=[1e13]), command="scaling report mine law=chinchilla",
+    )  # fmt: skip
+    return path, runs, law
 
 
 def plain(path):
@@ -108,18 +112,6 @@ def awkward(tmp_path_factory):
     )
 
 
-@pytest.fixture(scope="module")
-def curved(tmp_path_factory):
-    """A study with training curves and a sweep proposed."""
-    runs = with_curves(isoflop_runs(BUDGETS, verify=(4e12,), noise=0.003))
-    law = fit(runs, intervals="delta")
-    path = write_report(
-        tmp_path_factory.mktemp("curved") / "报告.html", runs=runs, fit=law, iso=fit_isoflops(runs),
-        proposal=next_sweep(law, C=[1e13]), command="scaling report mine law=chinchilla",
-    )  # fmt: skip
-    return path, runs, law
-
-
 def test_report_says_when_the_prediction_missed_and_why(awkward):
     words = plain(awkward[0])
     assert "outside the 90 % interval" in words and "upwards" in words
@@ -162,8 +154,8 @@ def marks(source, name):
     return panels, points, [{m[0] for m in p["lines"]} for p in panels]
 
 
-def test_marks_of_figures_belong_to_the_rows_of_the_table(curved):
-    path, runs, _ = curved
+def test_marks_of_figures_belong_to_the_rows_of_the_table(written):
+    path, runs, _ = written
     source, rows = path.read_text(), listed(runs)
     fitted = set(rows.index[rows["role"] == "fit"])
     assert marks(source, "isoflop")[1][0] == fitted
@@ -179,23 +171,23 @@ def test_marks_of_figures_belong_to_the_rows_of_the_table(curved):
         assert ends == pytest.approx([rows["C"][run], rows["L"][run]], rel=0.01)
 
 
-def test_marks_without_a_run_say_what_they_are(curved):
-    panel = marks(curved[0].read_text(), "frontier")[0][0]
+def test_marks_without_a_run_say_what_they_are(written):
+    panel = marks(written[0].read_text(), "frontier")[0][0]
     said = [m[2] for m in panel["points"] if isinstance(m[2], str)]
     assert any("N* ∝ C^a" in s and "training compute C: " in s for s in said)
     assert not any("$" in s or "\\" in s for s in said)
 
 
-def test_rows_lead_to_the_figure_that_shows_their_run(curved):
-    path, runs, _ = curved
+def test_rows_lead_to_the_figure_that_shows_their_run(written):
+    path, runs, _ = written
     found = re.findall(r"<tr data-run=(\d+)><td><a href='#figure-(\w+)'>", path.read_text())
     assert [int(n) for n, _ in found] == list(range(len(runs.frame)))
     held = listed(runs)["role"] == "verify"
     assert all((name == "curves") != held[int(n)] for n, name in found)
 
 
-def test_report_proposes_the_next_sweep(curved):
-    path, _, law = curved
+def test_report_proposes_the_next_sweep(written):
+    path, _, law = written
     words = plain(path)
     assert "scaling next" in words and "design:" in words  # the file itself
     proposal = next_sweep(law, C=[1e13])
@@ -206,8 +198,8 @@ def test_report_says_why_nothing_is_proposed(awkward):
     assert "no law, no sweep" in plain(awkward[0])
 
 
-def test_report_can_be_repeated_and_cited(curved):
-    path, runs, _ = curved
+def test_report_can_be_repeated_and_cited(written):
+    path, runs, _ = written
     words = plain(path)
     assert "scaling report mine law=chinchilla" in words
     assert "@misc{" in words and f"sha256:{fingerprint(runs)}" in words

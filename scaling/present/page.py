@@ -5,6 +5,8 @@ matplotlib draws every figure once, for paper and for the page; `report.js` make
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import io
 import json
@@ -21,6 +23,10 @@ from scaling.present.marks import find_marks
 from scaling.study.table import Table
 
 HERE = Path(__file__).parent
+# What a browser lets the page do: its own styles, pictures inside it, the one script whose hash is
+# given. Were markup ever to slip through from a record, it could neither run nor load anything.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
+LONG = 25  # rows; a longer table scrolls in itself
 # Texts and legends keep a name: zoomed in, texts stay small and a legend steps aside.
 ROLES = {"text": "txt", "legend": "legend"}
 
@@ -28,18 +34,21 @@ ROLES = {"text": "txt", "legend": "legend"}
 def page(title: str, parts: Sequence[str]) -> str:
     """Return the whole document around sections of HTML, with links to each of them."""
     body = "\n".join(p for p in parts if p)
+    script = (HERE / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     heads = re.findall(r'<section id="([^"]+)"><h2>', body)
     links = "".join(
         f'<a href="#{name}">{name.replace("-", " ").capitalize()}</a>' for name in heads
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY} script-src \'sha256-{digest}\'">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><title>{text(title)}</title>'
         f"<style>{(HERE / 'report.css').read_text(encoding='utf-8')}</style></head>\n<body>\n"
         f'<nav aria-label="Sections"><div>{links}</div>'
         f'<button type="button" id="theme">Dark</button></nav>\n<main>\n{body}\n</main>\n'
-        f"<script>{(HERE / 'report.js').read_text(encoding='utf-8')}</script>\n</body></html>\n"
+        f"<script>{script}</script>\n</body></html>\n"
     )
 
 
@@ -129,7 +138,7 @@ def table(
     note = "".join(
         paragraph(line, "note") for line in content.note.splitlines() if not line.startswith("- ")
     )
-    box = f"<div class='scroll{' long' if sortable else ''}' tabindex='0' role='region' aria-label='{text(content.title or 'Table')}'>"
+    box = f"<div class='scroll{' long' if sortable or len(body) > LONG else ''}' tabindex='0' role='region' aria-label='{text(content.title or 'Table')}'>"
     return f"{caption}{box}<table{kind}><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{note}"
 
 

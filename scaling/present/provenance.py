@@ -38,7 +38,7 @@ def setup_section(runs: Runs) -> str:
     }
     groups["Software"] = [[k, ", ".join(v)] for k, v in _packages(rows).items()]
     groups["All runs"] = _totals(rows)
-    tables = [f"<div>{page.table(Table(['', group], body))}</div>" for group, body in groups.items() if body]  # fmt: skip
+    tables = [f"<div>{page.table(Table([group, ''], body))}</div>" for group, body in groups.items() if body]  # fmt: skip
     return page.section("How it was run", f"<div class='groups'>{''.join(tables)}</div>", name="setup")  # fmt: skip
 
 

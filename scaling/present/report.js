@@ -26,6 +26,7 @@ themeButton?.addEventListener("click", () => {
   try { localStorage.setItem("theme", document.documentElement.dataset.theme); } catch { /* for this visit only */ }
   nameTheme();
 });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", nameTheme);
 nameTheme();
 addEventListener("beforeprint", () => all("details").forEach(d => { d.open = true; }));
 
@@ -200,13 +201,16 @@ class Stage {
   }
   // The mark nearest to a place; a curve where no mark is near.
   nearest(panel, [x, y]) {
-    const reach = NEAR * this.view[2] / this.stage.clientWidth;
-    let best = null, least = reach;
+    const unit = this.view[2] / this.stage.clientWidth;
+    let best = null, least = NEAR * unit;
     for (const mark of panel.points) {
-      const away = Math.hypot(mark[0] - x, mark[1] - y) * (typeof mark[2] === "number" ? 1 : 1.3); // a run before a law's line
+      const away = Math.hypot(mark[0] - x, mark[1] - y) + (typeof mark[2] === "number" ? 0 : 3 * unit); // a run before what was fitted to it
       if (away < least) { least = away; best = { mark: mark[2], at: mark }; }
     }
-    if (best) return best;
+    if (best) {
+      best.others = panel.points.filter(m => typeof m[2] === "number" && m !== best.at && Math.hypot(m[0] - best.at[0], m[1] - best.at[1]) < 4 * unit).length;
+      return best;
+    }
     for (const { run, places } of panel.lines) for (let i = 1; i < places.length; i++) {
       const [ax, ay] = places[i - 1], [bx, by] = places[i], length = (bx - ax) ** 2 + (by - ay) ** 2;
       const share = length ? clamp(((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length, 0, 1) : 0;
@@ -220,7 +224,8 @@ class Stage {
     this.show();
     if (!found) { tip.hidden = true; return; }
     const [x, y] = this.values(panel, found.at);
-    say(found.mark, this.onScreen(found.at), found.line && panel.x && panel.y ? `Here: ${panel.x.name} ${write(x, panel.x.kind)}, ${panel.y.name} ${write(y, panel.y.kind)}` : "");
+    const here = found.line && panel.x && panel.y ? `Here: ${panel.x.name} ${write(x, panel.x.kind)}, ${panel.y.name} ${write(y, panel.y.kind)}` : "";
+    say(found.mark, this.onScreen(found.at), found.others ? `and ${found.others} more here; zoom in` : here);
   }
   // Rings and curves over the figure, of what is pointed at and what is picked.
   show() {
