@@ -69,7 +69,9 @@ HELPS = {
   scaling report quickstart                             results/quickstart/report.html
   scaling report runs.csv out=mine law=chinchilla       mine/report.html
 
-The page holds the question, warnings, the law with its intervals, figures and the table of runs.
+The page holds the question, the verdict with its warnings, figures to point at and zoom, a table of
+runs that sorts, filters and leads to their curves, the fit, the next sweep, and how to repeat and
+cite it. It needs no network and no server: send the file.
 Keys are those of `scaling fit --help`.""",
 }
 
@@ -207,14 +209,18 @@ def save_report(analysis: Analysis, *, verification: Any = None, command: str = 
     """Write the report page; returns its path."""
     from scaling.cli.gallery import make_gallery
     from scaling.cli.next import propose
+    from scaling.cli.progress import drawing
     from scaling.present.report import write_report
 
     try:
         proposal = propose(analysis)
     except FitError as error:  # a law without an optimum, a convention that cannot be aimed at
         proposal = f"None is proposed: {error}"
-    return write_report(
-        analysis.out / "report.html", runs=analysis.runs, fit=analysis.fit, iso=analysis.iso,
-        verification=verification, question=sweep_question(analysis.folder),
-        gallery=make_gallery(analysis.folder), proposal=proposal, command=command,
-    )  # fmt: skip
+    sweep = analysis.config.sweep
+    with drawing() as on_figure:
+        return write_report(
+            analysis.out / "report.html", runs=analysis.runs, fit=analysis.fit, iso=analysis.iso,
+            verification=verification, question=sweep_question(analysis.folder),
+            gallery=make_gallery(analysis.folder), proposal=proposal, command=command,
+            source=sweep if sweep.startswith("wandb:") else str(analysis.folder), on_figure=on_figure,
+        )  # fmt: skip

@@ -46,6 +46,17 @@ def say(text: str, *, file: TextIO | None = None) -> None:
 
 
 @contextmanager
+def drawing() -> Iterator[Callable[[str], None]]:
+    """Show which figure is being drawn; a log is told nothing, for it is a matter of seconds."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda name: None
+        return
+    with console.status("Reading ...") as status:
+        yield lambda name: status.update(f"Drawing {name.replace('_', ' ')} ...")
+
+
+@contextmanager
 def run_progress(plan: RunPlan) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Show one run's steps, loss and throughput; yields the trainer's callback."""
     console = Console(stderr=True)

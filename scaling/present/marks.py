@@ -25,6 +25,7 @@ from scaling.present import style
 
 TICKS = ("|", "_")  # markers that are the ends of error bars unless their line has a name
 THIN = 0.4  # [points of 1/72 inch] a thinned curve stays this close to the whole one: not seen
+CROWD = 300  # marks without a run, from which they are a cloud
 STEPS = 40  # places along a law's line that can be read
 KINDS = (("[FLOPs", "C"), ("parameters]", "N"), ("[tokens]", "D"))
 
@@ -105,7 +106,11 @@ def _panel(ax: Axes, spot: Spot, known: Lookup) -> list[dict[str, Any]]:
     box = [*ends.min(0), *ends.max(0)]
     points, lines = [], []
     for values, name in _marked(ax):
-        points += _points(values, name, spot, box, known, (x, y))
+        made = _points(values, name, spot, box, known, (x, y))
+        own = [
+            m for m in made if isinstance(m[2], int)
+        ]  # of draws by the thousand none is read alone
+        points += made if len(made) - len(own) <= CROWD else own
     for values in _paths(ax):
         run = _run_at(values[-1], known) if len(values) > 1 else None
         lines += [] if run is None else [[run, *_thinned(spot(values))]]

@@ -74,11 +74,12 @@ def _plain(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else format_quantity(value)
 
 
-def repeat_section(runs: Runs, fit: Fit, name: str, *, command: str = "") -> str:
+def repeat_section(runs: Runs, fit: Fit, name: str, *, command: str = "", source: str = "") -> str:
     """Return the commands and the Python that give this page again.
 
     Args:
-        name: of the sweep; command: what was typed for this page, if it was typed.
+        name: of the sweep; command: what was typed for this page, if it was typed; source: where
+            the runs were read from, results/NAME by default.
     """
     quoted = shlex.quote(name)
     options = f"law={fit.law.name} objective={fit.objective.name} intervals={fit.intervals} seed={fit.seed}"
@@ -89,7 +90,7 @@ def repeat_section(runs: Runs, fit: Fit, name: str, *, command: str = "") -> str
     ]
     script = [
         "import scaling as sl",
-        f'runs = sl.load({json.dumps(f"results/{name}", ensure_ascii=False)}).using(params="{runs.params}", flops="{runs.flops}", loss="{runs.loss}")',
+        f'runs = sl.load({json.dumps(source or f"results/{name}", ensure_ascii=False)}).using(params="{runs.params}", flops="{runs.flops}", loss="{runs.loss}")',
         f'fit = sl.fit(runs, law="{fit.law.name}", objective="{fit.objective.name}", intervals="{fit.intervals}", seed={fit.seed})',
     ]
     return page.section(

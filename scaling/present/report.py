@@ -48,6 +48,8 @@ def write_report(
     gallery: Gallery | None = None,
     proposal: Sweep | str = "",
     command: str = "",
+    source: str = "",
+    on_figure: Callable[[str], None] | None = None,
     **more: Any,
 ) -> Path:
     """Write the study as one self-contained HTML file that opens from disk without a network.
@@ -63,6 +65,8 @@ def write_report(
         gallery: what the models write.
         proposal: the runs to train next, as `next_sweep` returned them, or why there are none.
         command: what was typed for this page; else the commands that would give it.
+        source: where the runs were read from, for the page's Python; results/SWEEP by default.
+        on_figure: called with the name of each figure before it is drawn.
         more: what further figures show, as `draw_figures` takes it: approaches, universes (of
             `sensitivity`), backtest, learning_rates.
 
@@ -74,7 +78,15 @@ def write_report(
     name = _study_name(runs, Path(path))
     rows = listed(runs)
     figures, places = _figures_section(
-        runs, fit, iso, rows=rows, envelope=envelope, verification=held, target=target, **more
+        runs,
+        fit,
+        iso,
+        rows=rows,
+        on_figure=on_figure,
+        envelope=envelope,
+        verification=held,
+        target=target,
+        **more,
     )
     parts = [
         f"<header><h1>{page.text(f'Scaling study {name}')}</h1>{page.paragraph(question, 'question')}"
@@ -91,7 +103,7 @@ def write_report(
         _next_section(proposal, name),
         gallery_section(gallery),
         setup_section(runs),
-        repeat_section(runs, fit, name, command=command),
+        repeat_section(runs, fit, name, command=command, source=source),
         cite_section(runs, fit, name),
     ]
     path = Path(path)
@@ -164,12 +176,22 @@ def _floor_section(fit: Fit, runs: Runs) -> str:
 
 
 def _figures_section(
-    runs: Runs, fit: Fit, iso: IsoFlops | None, *, rows: pd.DataFrame, **study: Any
+    runs: Runs,
+    fit: Fit,
+    iso: IsoFlops | None,
+    *,
+    rows: pd.DataFrame,
+    on_figure: Callable[[str], None] | None,
+    **study: Any,
 ) -> tuple[str, dict[int, str]]:
     """Return the figures, and the one that shows the run of each row: its curve where there is one."""
     drawers = draw_figures(runs, fit, iso, **study)
     drawers.pop("overview", None)  # its panels follow one by one
-    made = {name: page.live_figure(draw(), CAPTIONS[name], name=name, rows=rows) for name, draw in drawers.items()}  # fmt: skip
+    made = {}
+    for name, draw in drawers.items():
+        if on_figure is not None:
+            on_figure(name)
+        made[name] = page.live_figure(draw(), CAPTIONS[name], name=name, rows=rows)
     places: dict[int, str] = {}
     for name in sorted(made, key=lambda name: name != "curves"):
         places = dict.fromkeys(made[name][1], name) | places
