@@ -6,6 +6,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 from plot_data import isoflop_runs, with_curves
 
@@ -15,6 +16,7 @@ from scaling.analysis.fits.fitting import fit
 from scaling.analysis.frontier.isoflops import fit_isoflops
 from scaling.present import page
 from scaling.present.listing import listed
+from scaling.present.marks import find_marks
 from scaling.present.provenance import fingerprint, spent
 from scaling.present.report import write_report
 from scaling.present.verification import verify
@@ -161,7 +163,8 @@ def test_marks_of_figures_belong_to_the_rows_of_the_table(written):
     assert marks(source, "isoflop")[1][0] == fitted
     assert marks(source, "residuals")[1][0] == set(rows.index)  # the held-out run as well
     panels, _, lines = marks(source, "curves")
-    assert lines[0] == fitted
+    assert lines[0] == marks(source, "curves_tokens")[2][0] == fitted
+    assert len(marks(source, "collapse")[2][0]) > 5  # all of which end at one point
     panel = panels[0]  # the end of each curve is where its row says
     left, top, right, bottom = panel["box"]
     for run, x, y, *steps in panel["lines"]:
@@ -169,6 +172,23 @@ def test_marks_of_figures_belong_to_the_rows_of_the_table(written):
         ends = [a["lo"] * (a["hi"] / a["lo"]) ** share for a, share in zip((panel["x"], panel["y"]), at, strict=True)]  # fmt: skip
         # a tenth of a point of an axis of two decades is 0.2 %, and steps are rounded to it
         assert ends == pytest.approx([rows["C"][run], rows["L"][run]], rel=0.01)
+
+
+def test_marks_of_runs_that_coincide_are_one_each():
+    table = pd.DataFrame(
+        {"run_id": list("abc"), "N": 1e6, "D": 1e7, "C": 6e13, "L": [2.0, 2.1, 2.2]}
+    )
+    _, ax = plt.subplots()
+    ax.scatter(table["N"], table["D"])
+    ax.plot(1e6, 6e13, "*", label="shared")  # has both values of every run, and is none
+    ax.plot([1e6], [2.1], "o")
+    drawn = ax.figure
+    drawn.canvas.draw()
+    (panel,) = find_marks(drawn, (100.0, 100.0), rows=table)
+    plt.close(drawn)
+    said = [m[2] for m in panel["points"]]
+    assert sorted(m for m in said if isinstance(m, int)) == [0, 1, 1, 2]
+    assert [m for m in said if isinstance(m, str)] == ["shared\n1e+06\n6e+13"]
 
 
 def test_marks_without_a_run_say_what_they_are(written):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,14 @@ Spot = Callable[[Any], np.ndarray]
 Lookup = Mapping[float, set[int]]
 
 
+class Known(NamedTuple):
+    """Which runs have a value: in the first and the last row of the figure's table, and in the page's."""
+
+    firsts: Lookup
+    lasts: Lookup
+    listed: Lookup
+
+
 def find_marks(
     figure: Figure, size: tuple[float, float], *, rows: pd.DataFrame | None = None
 ) -> list[dict[str, Any]]:
@@ -53,7 +61,10 @@ def find_marks(
     panels = []
     for place, ax in enumerate(figure.axes, start=1):
         own = [t for t in tables.get(place, ()) if "run_id" in t]
-        known = _lookup([*own, *([] if rows is None else [rows[["run_id", "N", "D", "C", "L"]]])], number)  # fmt: skip
+        listed = [] if rows is None else [rows[["run_id", "N", "D", "C", "L"]]]
+        known = Known(
+            _lookup(own, number, 0), _lookup(own, number, -1), _lookup(listed, number, -1)
+        )
         for some in (ax, *(a for a in ax.child_axes if isinstance(a, Axes))):
             panels += _panel(some, _spot_of(some, figure, size), known)
     return panels
@@ -68,22 +79,45 @@ def _tables(figure: Figure) -> dict[int, list[pd.DataFrame]]:
     return found
 
 
-def _lookup(tables: Sequence[pd.DataFrame], number: Mapping[str, int]) -> Lookup:
-    """Return which runs have a value in any column; of a curve, its last point."""
+def _lookup(tables: Sequence[pd.DataFrame], number: Mapping[str, int], end: int) -> Lookup:
+    """Return which runs have a value in any column of their first (0) or last (-1) row."""
     found: dict[float, set[int]] = defaultdict(set)
     for table in tables:
-        last = table.groupby("run_id", sort=False).tail(1)
-        runs = last["run_id"].map(number)
-        for name in last.select_dtypes("number"):
-            for value, run in zip(last[name], runs, strict=True):
+        groups = table.groupby("run_id", sort=False)
+        part = groups.head(1) if end == 0 else groups.tail(1)
+        runs = part["run_id"].map(number)
+        for name in part.select_dtypes("number"):
+            for value, run in zip(part[name], runs, strict=True):
                 if value == value and run == run:
                     found[float(value)].add(int(run))
     return found
 
 
-def _run_at(place: Any, known: Lookup) -> int | None:
-    """Return the run whose row has both values; the first of several that coincide."""
-    return min(known.get(float(place[0]), set()) & known.get(float(place[1]), set()), default=None)
+def _at(place: Any, lookup: Lookup) -> set[int]:
+    """Return the runs whose row has both values."""
+    return lookup.get(float(place[0]), set()) & lookup.get(float(place[1]), set())
+
+
+def _runs_of(places: np.ndarray, known: Known) -> list[int | None]:
+    """Return the run of each mark of one artist; None for a mark that is no run's.
+
+    Runs that coincide, as those of several seeds over N and D, get one mark each. A place that more
+    runs have than marks is something that they share, as the end of normalised curves.
+    """
+    together = Counter(map(tuple, places.tolist()))
+    seen: Counter[tuple[float, ...]] = Counter()
+    found: list[int | None] = []
+    for place in map(tuple, places.tolist()):
+        runs = next((sorted(r) for k in (known.lasts, known.listed) if len(r := _at(place, k)) == together[place]), None)  # fmt: skip
+        found.append(runs[seen[place]] if runs else None)
+        seen[place] += 1
+    return found
+
+
+def _run_of(curve: np.ndarray, known: Known) -> int | None:
+    """Return the run whose curve begins and ends where a line does."""
+    runs = _at(curve[0], known.firsts) & _at(curve[-1], known.lasts) if len(curve) > 1 else set()
+    return min(runs) if len(runs) == 1 else None
 
 
 def _spot_of(ax: Axes, figure: Figure, size: tuple[float, float]) -> Spot:
@@ -97,7 +131,7 @@ def _spot_of(ax: Axes, figure: Figure, size: tuple[float, float]) -> Spot:
     return spot
 
 
-def _panel(ax: Axes, spot: Spot, known: Lookup) -> list[dict[str, Any]]:
+def _panel(ax: Axes, spot: Spot, known: Known) -> list[dict[str, Any]]:
     """Return one panel; nothing for axes that are hidden or have neither marks nor lines."""
     if not ax.get_visible() or not (ax.lines or ax.collections):
         return []
@@ -106,17 +140,18 @@ def _panel(ax: Axes, spot: Spot, known: Lookup) -> list[dict[str, Any]]:
     box = [*ends.min(0), *ends.max(0)]
     points, lines = [], []
     for values, name in _marked(ax):
-        made = _points(values, name, spot, box, known, (x, y))
+        made = _points(values, _runs_of(values, known), name, spot, box, (x, y))
         own = [
             m for m in made if isinstance(m[2], int)
         ]  # of draws by the thousand none is read alone
         points += made if len(made) - len(own) <= CROWD else own
     for values in _paths(ax):
-        run = _run_at(values[-1], known) if len(values) > 1 else None
+        run = _run_of(values, known)
         lines += [] if run is None else [[run, *_thinned(spot(values))]]
     for values, name in _named_lines(ax):
-        if len(values) > 1 and _run_at(values[-1], known) is None:
-            points += _points(_spread(values), name, spot, box, {}, (x, y))
+        if len(values) > 1 and _run_of(values, known) is None:
+            some = _spread(values)
+            points += _points(some, [None] * len(some), name, spot, box, (x, y))
     return [{"box": [round(b, 1) for b in box], "x": x, "y": y, "points": points, "lines": lines}]
 
 
@@ -176,25 +211,26 @@ def _lines(ax: Axes) -> Iterator[Line2D]:
 
 
 def _points(
-    values: np.ndarray, name: str, spot: Spot, box: Sequence[float], known: Lookup, axes: Any
+    values: np.ndarray, runs: Sequence[int | None], name: str, spot: Spot, box: Sequence[float], axes: Any
 ) -> list[list[Any]]:  # fmt: skip
     """Return the marks inside the box, each with the number of its run, or what to say of it."""
     found: list[list[Any]] = []
-    for (x, y), (left, top) in zip(values, spot(values), strict=True):
+    for (x, y), (left, top), run in zip(values, spot(values), runs, strict=True):
         if box[0] - 1 <= left <= box[2] + 1 and box[1] - 1 <= top <= box[3] + 1:
-            run = _run_at((x, y), known)
             said = _say(x, y, name, axes) if run is None else run
             found.append([round(float(left), 1), round(float(top), 1), said])
     return found
 
 
 def _say(x: float, y: float, name: str, axes: Any) -> str:
-    values = [
-        f"{axis['name']}: {style.format_tick(float(f'{v:.4g}'), axis['kind']) if axis['kind'] else f'{v:.5g}'}"
-        for v, axis in zip((x, y), axes, strict=True)
-        if axis
-    ]
-    return "\n".join([name, *values])
+    """Say what a mark is that is no run's: its name in the legend and its values."""
+    said = []
+    for value, axis in zip((x, y), axes, strict=True):
+        if axis:
+            kind = axis["kind"]
+            number = style.format_tick(float(f"{value:.4g}"), kind) if kind else f"{value:.5g}"
+            said.append(f"{axis['name']}: {number}" if axis["name"] else number)
+    return "\n".join([name, *said])
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
