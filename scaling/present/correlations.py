@@ -109,7 +109,8 @@ def _title(fit: Fit, name: str) -> str:
 def _write_cell(ax: Axes, x: int, y: int, r: float) -> None:
     color: Any = SIGN((r + 1) / 2)
     ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, color=color, lw=0, zorder=0)
-    ax.text(x, y, f"{r:+.2f}", ha="center", va="center", color="white" if abs(r) > DARK else style.INK)  # fmt: skip
+    digits = 2 if abs(r) < 0.995 else 3  # a correlation of 1.00 would be a different thing
+    ax.text(x, y, f"{r:+.{digits}f}", ha="center", va="center", color="white" if abs(r) > DARK else style.INK)  # fmt: skip
 
 
 def _draw_cloud(ax: Axes, x: int, y: int, across: pd.Series, up: pd.Series) -> None:

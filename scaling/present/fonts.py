@@ -37,13 +37,15 @@ def is_east_asian(words: str) -> bool:
     return any(ord(sign) >= EAST_ASIA for sign in words)
 
 
-def pdf_font_type(figure: Figure) -> int:
-    """Return how fonts go into a PDF of this figure: 42 (TrueType) or 3 (outlines).
+def embedding(figure: Figure) -> dict[str, int]:
+    """Return the settings by which fonts go into a PDF of this figure: 42 (TrueType) or 3 (outlines).
 
     East Asian fonts are mostly OpenType with PostScript outlines; put in as type 42 their text is
     blank in some viewers (seen with MuPDF 1.26, matplotlib 3.11), as type 3 it is there in all.
     """
-    return 3 if any(is_east_asian(t.get_text()) for t in _texts(figure)) else 42
+    kind = 3 if any(is_east_asian(t.get_text()) for t in _texts(figure)) else 42
+    # matplotlib 3.11 sizes the pieces of a PDF's fonts by the setting for PostScript: both or neither
+    return {"pdf.fonttype": kind, "ps.fonttype": kind}
 
 
 def _texts(figure: Figure) -> Iterable[Text]:

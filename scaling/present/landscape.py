@@ -16,6 +16,7 @@ from scaling.present.labels import HALO
 from scaling.study.errors import FitError
 
 LEVELS = 9  # contours, about
+FAR = 1e4  # factor beyond the runs from which an optimum does not widen the view
 WASTE = (0.1, 0.5, 1.0)  # compute above what the loss needs: shades around the efficient path
 GREYS = ("#dbe9f4", "#ecf3f9", "#f6f9fc")  # darker is cheaper
 
@@ -89,6 +90,8 @@ def _surface_data(
     held = fit.runs.verify if verification is None else verification
     budget = _budget(fit, target)
     best = budget.loc[budget["best"]]
+    if len(best) and not _is_close(best, runs):  # an exponent that ran away: the runs stay in view
+        best = best.iloc[:0]
     N = np.geomspace(*style.span([*runs["N"], *held["N"], *best["N"]], margin=0.1), 90)
     D = np.geomspace(*style.span([*runs["D"], *held["D"], *best["D"]], margin=0.1), 90)
     NN, DD = np.meshgrid(N, D)
@@ -97,7 +100,7 @@ def _surface_data(
     path = pd.DataFrame(columns=["C", "N", "D", "inside"])
     if fit.law.optimum is not None:
         share = _point(fit, grid)
-        grid["waste"] = share / (1 - share)
+        grid["waste"] = share / np.maximum(1 - share, 1e-9)
         C = np.geomspace(runs["C"].min() / 2, fit.cost.flops(N[-1], D[-1]), 120)
         C = np.unique([*C, runs["C"].min(), runs["C"].max()])
         path = fit.optimal(C)[["C", "N", "D"]]
@@ -109,6 +112,11 @@ def _surface_data(
         "verification": held[["N", "D", "C"]],
         "target": budget,
     }
+
+
+def _is_close(best: pd.DataFrame, runs: pd.DataFrame) -> bool:
+    """Return whether an optimum lies within `FAR` of the runs in both N and D."""
+    return all(runs[k].min() / FAR < best[k].iloc[0] < FAR * runs[k].max() for k in ("N", "D"))
 
 
 def _point(fit: Fit, grid: pd.DataFrame) -> np.ndarray:

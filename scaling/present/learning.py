@@ -71,7 +71,7 @@ def curves(
         ax.set_ylim(
             style.span(shown)[0], min(style.span(shown)[1] * 1.05, 2.0 * ends["loss"].max())
         )
-        ax.set_title("Training curves")
+        ax.set_title("Training curves" if len(data["curves"]) else "Final losses")
         ax.set_xlabel(
             style.compute_label(runs.flops) if against == "C" else "training tokens seen [tokens]"
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from scaling.analysis.allocation.decided import as_surface
 from scaling.analysis.allocation.decisions import deadweight, misallocation
 from scaling.analysis.fits.fitted import Fit
 from scaling.present import style
@@ -98,7 +100,8 @@ def _waste_data(fit: Fit, C: Any) -> dict[str, pd.DataFrame]:
     factor = np.geomspace(1 / REACH, REACH, STEPS)
     lines = pd.concat([_line(fit, float(c), factor) for c in np.unique(budgets)], ignore_index=True)
     best = fit.optimal(rows["C"].to_numpy(float))["N"].to_numpy(float)
-    share = deadweight(fit, rows["N"].to_numpy(float), rows["D"].to_numpy(float)).frame["share"].to_numpy(float)  # fmt: skip
+    surface = replace(as_surface(fit), draws={})  # points have no intervals: a thousand take seconds
+    share = deadweight(surface, rows["N"].tolist(), rows["D"].tolist()).frame["share"].to_numpy(float)  # fmt: skip
     runs = rows.assign(factor=rows["N"] / best, percent=100 * share / (1 - share))
     return {"lines": lines, "runs": runs, "valley": _valley(lines)}
 

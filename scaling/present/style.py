@@ -291,7 +291,7 @@ def save(
     drawn = figure_of(figure)
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{name}") for name in wanted]
-    with mpl.rc_context({**RC, "pdf.fonttype": fonts.pdf_font_type(drawn)}):
+    with mpl.rc_context({**RC, **fonts.embedding(drawn)}):
         for file in files:  # undated, so that the same figure gives the same file
             drawn.savefig(file, dpi=160, metadata=UNDATED.get(file.suffix))
     table = table_of(drawn)
