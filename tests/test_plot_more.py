@@ -1,7 +1,10 @@
 """Figures of what a fit costs and knows: collapse, correlations, waste, laws compared, tuning, fonts."""
 
+import importlib.util
 import json
+import re
 import warnings
+from pathlib import Path
 
 import matplotlib
 
@@ -22,6 +25,7 @@ from scaling.present import fonts, plot, style
 from scaling.present.figures import CAPTIONS, NEEDS, draw_figures, save_figures
 from scaling.study.errors import FitError
 
+ROOT = Path(__file__).parent.parent
 BUDGETS = (3e10, 1e11, 3e11, 1e12)
 SHAPE = np.geomspace(0.05, 1, 14)  # shares of a run at which its curve has a point
 
@@ -209,8 +213,8 @@ def test_command_draws_the_figures_named_in_the_formats_named(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     runs.table.drop(columns="software").to_csv("runs.csv", index=False)
     quick = ["runs.csv", "intervals=none", "objective=mse_log", "starts=1"]
-    assert main(["plot", *quick, "figures=curves,comparison", "formats=svg,pdf", "out=mine"]) == 0
-    names = [f"mine/figures/{n}.{e}" for n in ("curves", "comparison") for e in ("svg", "pdf")]
+    assert main(["plot", *quick, "figures=curves,residuals", "formats=svg,pdf", "out=mine"]) == 0
+    names = [f"mine/figures/{n}.{e}" for n in ("curves", "residuals") for e in ("svg", "pdf")]
     assert capsys.readouterr().out.split() == names
     for mistake, answer in {
         "figures=wast": "Did you mean 'waste'",
@@ -219,6 +223,15 @@ def test_command_draws_the_figures_named_in_the_formats_named(tmp_path, monkeypa
     }.items():
         assert main(["plot", *quick, mistake]) == 1
         assert answer in capsys.readouterr().err
+
+
+@pytest.mark.slow  # fits nine laws
+def test_command_fits_further_laws_for_the_figures_that_need_them(tmp_path, monkeypatch, runs, capsys):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    runs.table.drop(columns="software").to_csv("runs.csv", index=False)
+    names = ("approaches", "comparison", "backtest", "drift")
+    assert main(["plot", "runs.csv", "intervals=none", f"figures={','.join(names)}"]) == 0
+    assert capsys.readouterr().out.split() == [f"figures/{n}.png" for n in names]
 
 
 def test_figures_of_further_laws_are_left_to_those_who_name_them(runs, law):
@@ -251,3 +264,27 @@ def test_truth_of_these_tests_is_on_the_path():
     N = best_size(1e12)
     losses = [true_loss(N * f, 1e12 / (6 * N * f)) for f in (0.9, 1.0, 1.1)]
     assert min(losses) == losses[1]
+
+
+def page_maker():
+    spec = importlib.util.spec_from_file_location("make_figures", ROOT / "docs" / "make_figures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_page_of_figures_has_every_figure_and_its_picture():
+    words = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    panels = {"save", "table_of", "frontiers", "residual_panels"}  # how several are drawn, or kept
+    missing = [n for n in plot.__all__ if n not in panels and not re.search(rf"\b{n}\b", words)]
+    assert missing == []
+    pictures = [ROOT / "docs" / name for _, name in page_maker().blocks() if name]
+    assert len(pictures) >= 17 and all(p.is_file() for p in pictures)
+    assert sum(p.stat().st_size for p in pictures) < 1.5e6  # bytes: a page, not a download
+
+
+@pytest.mark.slow  # draws all of them: 40 s
+def test_page_of_figures_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    made = list(page_maker().draw([], tmp_path))
+    assert len(made) >= 17 and all(p.stat().st_size > 5000 for p in made)

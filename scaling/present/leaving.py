@@ -100,7 +100,9 @@ def _waste_data(fit: Fit, C: Any) -> dict[str, pd.DataFrame]:
     factor = np.geomspace(1 / REACH, REACH, STEPS)
     lines = pd.concat([_line(fit, float(c), factor) for c in np.unique(budgets)], ignore_index=True)
     best = fit.optimal(rows["C"].to_numpy(float))["N"].to_numpy(float)
-    surface = replace(as_surface(fit), draws={})  # points have no intervals: a thousand take seconds
+    surface = replace(
+        as_surface(fit), draws={}
+    )  # points have no intervals: a thousand take seconds
     share = deadweight(surface, rows["N"].tolist(), rows["D"].tolist()).frame["share"].to_numpy(float)  # fmt: skip
     runs = rows.assign(factor=rows["N"] / best, percent=100 * share / (1 - share))
     return {"lines": lines, "runs": runs, "valley": _valley(lines)}
