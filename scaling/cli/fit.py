@@ -209,7 +209,7 @@ def save_report(analysis: Analysis, *, verification: Any = None, command: str = 
     """Write the report page; returns its path."""
     from scaling.cli.gallery import make_gallery
     from scaling.cli.next import propose
-    from scaling.cli.progress import drawing
+    from scaling.cli.progress import figure_progress
     from scaling.present.report import write_report
 
     try:
@@ -217,7 +217,7 @@ def save_report(analysis: Analysis, *, verification: Any = None, command: str = 
     except FitError as error:  # a law without an optimum, a convention that cannot be aimed at
         proposal = f"None is proposed: {error}"
     sweep = analysis.config.sweep
-    with drawing() as on_figure:
+    with figure_progress() as on_figure:
         return write_report(
             analysis.out / "report.html", runs=analysis.runs, fit=analysis.fit, iso=analysis.iso,
             verification=verification, question=sweep_question(analysis.folder),

@@ -46,7 +46,7 @@ def say(text: str, *, file: TextIO | None = None) -> None:
 
 
 @contextmanager
-def drawing() -> Iterator[Callable[[str], None]]:
+def figure_progress() -> Iterator[Callable[[str], None]]:
     """Show which figure is being drawn; a log is told nothing, for it is a matter of seconds."""
     console = Console(stderr=True)
     if not console.is_terminal:
