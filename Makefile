@@ -3,8 +3,9 @@
 PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# one thread per process and no network: the same on every machine
-TEST_ENV := WANDB_MODE=offline HF_HUB_OFFLINE=1 MPLBACKEND=Agg OMP_NUM_THREADS=1
+# one thread per process and no network: the same on every machine; compiled files are kept, since a
+# hundred processes start
+TEST_ENV := PYTHONDONTWRITEBYTECODE= WANDB_MODE=offline HF_HUB_OFFLINE=1 MPLBACKEND=Agg OMP_NUM_THREADS=1
 
 # mkdocs-material prints news of its successor
 SITE_ENV := NO_MKDOCS_2_WARNING=1 PYTHONPATH=.
