@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -103,7 +104,7 @@ def run_sweep(
         set_failed(hand_over(sweep.name, folder, missing, launcher, done=done))
         return []
     workers, apart = prepare_launcher(launcher, plans, workers=local_workers(cfg))
-    alone = type(launcher) is BasicLauncher and find_place() is None and len(plans) > 1
+    alone = _is_hydras_own(launcher) and find_place() is None and len(plans) > 1
     advice = AT_ONCE if alone else None
     show = sweep_progress(plans, done=done, hint=advice) if is_first() else nullcontext()
     with stop_together(plans) if apart else nullcontext():
@@ -113,6 +114,8 @@ def run_sweep(
 
         # 4. launch, watching the records
         def launch(jobs: Sequence[Job]) -> list[Any]:
+            if _is_hydras_own(launcher) and not _is_asked_of_hydra(cfg):
+                return [_train_here(job) for job in jobs]
             overrides = [[*plain, *job.overrides()] for job in jobs]
             return list(launcher.launch(overrides, initial_job_idx=0))
 
@@ -126,6 +129,31 @@ def run_sweep(
     left = sum(not s.open and s.state not in FINISHED for s in standings.values())
     set_failed(failed + left)
     return results
+
+
+def _train_here(job: Job) -> JobReturn:
+    """Train a job in this process: Hydra would compose its plans again, a fifth of a second per run."""
+    result = JobReturn(overrides=job.overrides())
+    train_together = import_whole("scaling.training.trainer").train_together
+    try:
+        records = train_together(list(job.plans))
+    except Exception as error:  # whatever ends a run, as in Hydra's own launcher: the others go on
+        result.return_value, result.status = error, JobStatus.FAILED
+    else:
+        result.return_value = {r.run_id: r.to_dict() for r in records}
+        result.status = JobStatus.COMPLETED
+    return result
+
+
+def _is_hydras_own(launcher: Launcher) -> bool:
+    """Whether runs train one after another; the scan for plugins loads classes anew, so names are compared."""
+    own = type(launcher)
+    return (own.__module__, own.__name__) == (BasicLauncher.__module__, BasicLauncher.__name__)
+
+
+def _is_asked_of_hydra(cfg: DictConfig) -> bool:
+    """Whether each job needs what only Hydra does around it: callbacks, variables of the environment."""
+    return bool(cfg.hydra.callbacks or cfg.hydra.job.env_set)
 
 
 def _new_followers(
