@@ -1,5 +1,6 @@
 """What every test may rely on."""
 
+import gc
 import signal
 
 import pytest
@@ -7,6 +8,15 @@ import pytest
 # A shell starts what it sends to the background with Ctrl-C ignored, and children inherit that:
 # tests that send the signal must not depend on how the tests were started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish(session):
+    """Leave what was imported and collected out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(
+        10_000
+    )  # objects, instead of 700: with it, 7 % less time (three files measured)
 
 
 @pytest.fixture(scope="session")

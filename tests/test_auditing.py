@@ -18,6 +18,7 @@ from scaling.analysis.audits.claims import PUBLISHED, Printed, get_claims
 from scaling.analysis.data.runs import load
 from scaling.analysis.data.simulation import simulate
 from scaling.analysis.fits.fitting import fit
+from scaling.cli import main
 from scaling.study.errors import FitError
 
 TRUTH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
@@ -223,17 +224,19 @@ def scaling(*arguments, cwd):
     )  # fmt: skip
 
 
-def test_command_audits_a_table_and_writes_three_files(runs, tmp_path):
+def test_command_audits_a_table_and_writes_three_files(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     table = pd.DataFrame({"size": runs.N, "seen": runs.D, "loss": runs.L, "split": "final"})
     table.to_csv(tmp_path / "runs.csv", index=False)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"params": printed(TRUTH, 2), "objective": "huber_log"}))  # fmt: skip
-    result = scaling(
+    arguments = [
         "audit", "runs.csv", "claims=mine.yaml", "target.flops=1e24", "columns.size=params", "columns.seen=tokens",
-        "where.split=final", "resamples=50", "laws=chinchilla", "objectives=huber_log,l1_log", "outliers=none,models", cwd=tmp_path,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert "W-ROUND" in result.stdout and "What the decisions at 1e24 FLOPs owe" in result.stdout
-    assert max(len(line) for line in result.stdout.split("\n\n")[2].splitlines()) <= 100
+        "where.split=final", "resamples=50", "laws=chinchilla", "objectives=huber_log,l1_log", "outliers=none,models",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "W-ROUND" in said and "What the decisions at 1e24 FLOPs owe" in said
+    assert max(len(line) for line in said.split("\n\n")[2].splitlines()) <= 100
     folder = tmp_path / "audit" / "runs_mine"
     stored = json.loads((folder / "audit.json").read_text(), parse_constant=pytest.fail)
     assert stored["target_flops"] == 1e24 and any(f["code"] == "W-ROUND" for f in stored["findings"])  # fmt: skip
@@ -255,8 +258,6 @@ def test_command_audits_a_table_and_writes_three_files(runs, tmp_path):
     ],
 )
 def test_command_refuses_in_one_line(arguments, words, tmp_path, capsys, monkeypatch):
-    from scaling.cli import main
-
     monkeypatch.chdir(tmp_path)
     pd.DataFrame({"params": [1e6, 2e6], "tokens": [1e7, 3e7], "loss": [3.0, 2.5]}).to_csv("t.csv")
     assert main(list(arguments)) == 1
