@@ -149,7 +149,8 @@ def test_mistakes_are_answered_in_one_line(table, arguments, message, capsys):
     assert main(["fit", *arguments]) == 1
     answer = capsys.readouterr().err
     assert message in answer and "Traceback" not in answer
-    assert len(answer.strip().splitlines()) == 1
+    first, *more = answer.strip().splitlines()
+    assert message in first and all(line.startswith("More: ") for line in more) and len(more) <= 1
     assert not (table / "fit.json").exists()
 
 

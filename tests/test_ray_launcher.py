@@ -41,7 +41,8 @@ def test_missing_ray_is_answered_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     run = ["model.params=3k", "budget.tokens=4k", "data=markov", "data.vocab=64", "data.size=40k"]
     assert main(["train", "-m", *run, "hydra/launcher=ray", "seed=1,2"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line, more = capsys.readouterr().err.splitlines()
+    assert more.endswith("docs/launchers.md#ray")
     assert "pip install 'scaling-lab[ray]', or take hydra/launcher=local" in line
 
 

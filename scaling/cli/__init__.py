@@ -111,7 +111,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         return int(getattr(module, f"run_{verb}")(arguments[1:]) or 0)
     except ScalingError as error:
-        print(f"scaling {verb}: {error}", file=sys.stderr)
+        from scaling.study.pages import more_on
+
+        print(
+            "\n".join(filter(None, [f"scaling {verb}: {error}", more_on(error)])), file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print(

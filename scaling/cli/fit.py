@@ -43,6 +43,7 @@ from scaling.cli.analyse import (
 from scaling.cli.compose import compose_fit
 from scaling.study.config import FitConfig, Key, config_keys
 from scaling.study.errors import FitError
+from scaling.study.pages import more_on_warnings
 from scaling.study.table import Table
 from scaling.study.units import format_flops
 
@@ -88,7 +89,8 @@ def run_fit(arguments: Sequence[str]) -> int:
         return _fit_groups(config, formats)
     analysis = analyse(config)
     tables = decide(analysis)
-    print("\n\n".join(t.text() for t in [analysis.fit.summary(), *tables]))
+    told = "\n\n".join(t.text() for t in [analysis.fit.summary(), *tables])
+    print("\n".join(filter(None, [told, more_on_warnings(told)])))
     paths = write_results(analysis.fit, tables, analysis.out, formats=formats)
     print("\nSaved: " + ", ".join(map(str, paths)))
     return 0

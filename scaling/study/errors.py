@@ -7,7 +7,13 @@ from collections.abc import Iterable
 
 
 class ScalingError(Exception):
-    """Base of all errors a user can cause or cure; the command line prints it without a traceback."""
+    """Base of all errors a user can cause or cure; the command line prints it without a traceback.
+
+    page: of the documentation, as `docs/data.md#tokenizers`, where `study.pages` could not tell it
+    from the kind and the message.
+    """
+
+    page: str | None = None
 
 
 class ConfigError(ScalingError, ValueError):
