@@ -44,6 +44,7 @@ PLACES = (
 
 # What is said anywhere in a message that begins with a run or a file.
 WORDS = (
+    (r"Train the sweep first", "docs/start.md"),
     (r"does not fit|fits? in(to)? memory|GiB|out of memory", "docs/distributed.md#memory"),
     (r"mixed=", "docs/loading.md#runs-that-do-not-belong-in-one-fit"),
     (r"no column|columns\.", "docs/loading.md#names-and-units"),
