@@ -51,7 +51,7 @@ WORDS = (
 )
 
 # A slip of the finger, which the message itself corrects.
-SLIPS = ("Did you mean", "must be above", "must be at ", "expected true or false", "expected a ", "no key before the =")  # fmt: skip
+SLIPS = ("Did you mean", "must be above", "must be at ", "expected true or false", "expected a ", "ratio above", "no key before the =")  # fmt: skip
 
 # Else the page of its kind; the first that fits.
 KINDS: tuple[tuple[type[ScalingError], str], ...] = (
