@@ -182,6 +182,8 @@ def test_command_runs_or_at_least_composes(arguments, workplace, trained, capsys
         return ask(arguments)
     if verb == "merge" and arguments[1].endswith(".zip"):
         assert main(["bundle", "sample", arguments[1]]) == 0
+    if "my_study" in arguments[1:2] and verb != "init":
+        assert main(["init", ".", "name=my_study"]) == 0
     if verb == "doctor":  # looks at this machine, which is tested elsewhere
         arguments = ["doctor", "--help"]
     if verb == "init":
@@ -209,7 +211,7 @@ def test_other_command_has_what_it_names(words):
     elif words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     else:
-        known = ("torchrun", "srun", "scancel", "ray", "SCALING_JOBS=6", "echo", "lm_eval")
+        known = ("cd", "torchrun", "srun", "scancel", "ray", "SCALING_JOBS=6", "echo", "lm_eval")
         assert words[0] in known or words[:2] == ["pip", "install"]
 
 
