@@ -51,7 +51,9 @@ def wait_for(child: Child, *, seconds: float = 300) -> int:
 def _run_command(folder: Path, arguments: Sequence[str], output: Path | None) -> None:
     """In the child: what the shell does, then what `scaling` does."""
     from scaling.cli import main
+    from scaling.training import native
 
+    native.is_available()  # from the user's cache; the folder's would be compiled anew, for seconds
     os.chdir(folder)
     os.environ |= {"SCALING_CACHE": str(folder / "cache")}
     if output is None:
