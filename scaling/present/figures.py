@@ -28,6 +28,7 @@ CAPTIONS = {
     "isoflop": "Loss against size at equal compute. The star is the minimum of the curve, the bar its interval.",
     "frontier": "Optimal size and tokens against compute by both approaches. Dashed lines and paler bands lie beyond the runs.",
     "prediction": "The law's loss along the frontier and the held-out run: what was predicted for it and what was measured.",
+    "pretraining": "Runs from pre-trained weights beside runs from scratch, and the tokens that pre-training is worth; markers on the right are read off the runs without a law.",
     "curves_tokens": "The same against the tokens seen.",
     "residuals": "How far each run lies from the law, by compute, size and tokens. A law that fits leaves no pattern.",
     "surface": "The fitted loss over size and tokens, with the runs and the efficient path; shaded is what leaving it costs.",
@@ -51,6 +52,7 @@ NEEDS = {
     "isoflop": "budgets at which four sizes or more were trained, one of them with a minimum between",
     "frontier": "a law of N and D, or IsoFLOP minima",
     "prediction": "a law with an optimum in N and D",
+    "pretraining": "the law transfer_loss: law=transfer_loss",
     "surface": "a law of N and D",
     "waste": "a law with an optimum in N and D",
     "profile": "intervals, so not intervals=none",
@@ -92,6 +94,7 @@ def draw_figures(
             lambda: plot.frontiers(iso, fit, target=target, verification=verification),
         ),
         "prediction": (path and two_inputs, lambda: plot.prediction(fit, verification)),
+        "pretraining": (fit.law.name == "transfer_loss", lambda: plot.pretraining(fit)),
         "curves": (True, lambda: plot.curves(runs, envelope=envelope)),
         "curves_tokens": (len(runs.curves()) > 0, lambda: plot.curves(runs, against="D")),
         "collapse": (collapsed is not None, lambda: plot.collapse(collapsed)),  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ from scaling.present.learning import curves, learning_rate
 from scaling.present.leaving import waste
 from scaling.present.likelihoods import profile, profiles
 from scaling.present.link import link
+from scaling.present.pretraining import pretraining
 from scaling.present.sides import approaches, exponents, sizes
 from scaling.present.spending import spending
 from scaling.present.style import save, table_of
@@ -40,7 +41,7 @@ __all__ = [
     "approaches", "attention_grid", "attention_head", "backtest", "collapse", "comparison",
     "correlations", "curves", "drift", "exponents", "frontier", "frontiers", "gaps", "isoflop",
     "learning_rate", "lens_figure", "link", "multiverse", "onset", "overview", "prediction",
-    "profile", "profiles", "residual_panels", "residuals", "save", "scoreboard", "sizes",
+    "pretraining", "profile", "profiles", "residual_panels", "residuals", "save", "scoreboard", "sizes",
     "spending", "surface", "table_of", "transfer", "tuning", "waste",
 ]  # fmt: skip
 

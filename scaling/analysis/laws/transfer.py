@@ -24,8 +24,8 @@ def _worth_gradient(*, N: Array, D: Array, k: Array, mu: Array, nu: Array) -> di
 _HERNANDEZ = "Hernandez et al. 2021, arXiv:2102.01293"
 _CODE = "N non-embedding, D and D_T in characters of Python; "
 _K = Param("k", "tokens transferred at N = D = 1", log=True, low=1e-6, high=1e12, start=(1.0, 1e6))
-_MU = Param("mu", "how fast the transfer grows with fine-tuning tokens", low=0.0, high=3.0, start=(0.05, 1.0))  # fmt: skip
-_NU = Param("nu", "how fast the transfer grows with N", low=0.0, high=3.0, start=(0.05, 1.0))
+_MU = Param("mu", "how fast the transfer grows with fine-tuning tokens", low=-1.0, high=3.0, start=(0.05, 1.0))  # fmt: skip
+_NU = Param("nu", "how fast the transfer grows with N", low=-1.0, high=3.0, start=(0.05, 1.0))
 
 TRANSFER = Law(
     name="transfer",
