@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 from scaling.cli import main
 from scaling.study.record import RunRecord, read_record
 
@@ -56,3 +58,16 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 300) -> None
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.05)
+
+
+def make_origins(folder: Path) -> Path:
+    """Train the sweeps that others start from, in their shapes and for two steps; return the folder."""
+    short = ("budget.tokens=2048", "optim.batch_tokens=1024", "model.context=64", "train.evals=1", "data.size=10k", "data.val_tokens=1024")  # fmt: skip
+    source = ("data=markov", "data.order=1", "train.threads=1")
+    words = ("model.kind=encoder", "model.params=16k", "data.vocab=32", "sweep=sentences")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in ("pretrain", "pretrain5"):
+            assert main(["train", "pretrain", f"sweep={name}", "hydra/launcher=here", *source, *short]) == 0  # fmt: skip
+        assert main(["train", *words, *source, *short]) == 0
+    return folder

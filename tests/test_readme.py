@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from doc_pages import PAGES, README, ROOT, SAMPLE, blocks
 from small_run import small_plan
+from small_sweep import make_origins
 
 from scaling.analysis.audits.claims import get_claims
 from scaling.analysis.data.simulation import isoflop_grid, simulate
@@ -97,6 +98,12 @@ def trained(tmp_path_factory):
     return folder, plans[0]
 
 
+@pytest.fixture(scope="module")
+def origins(tmp_path_factory):
+    """A folder with the sweeps that others start from."""
+    return make_origins(tmp_path_factory.mktemp("origins"))
+
+
 def keep(arguments):
     """Run a command of housekeeping; what comes from elsewhere is a copy of the sample."""
     theirs = Path("elsewhere", "results").absolute()
@@ -145,12 +152,16 @@ def composed(arguments):
 
 
 @pytest.mark.parametrize("arguments", SCALING, ids=" ".join)
-def test_command_runs_or_at_least_composes(arguments, workplace, trained, capsys, monkeypatch):
+def test_command_runs_or_at_least_composes(
+    arguments, workplace, trained, capsys, monkeypatch, request
+):
     if any("submitit" in a for a in arguments):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     arguments = [re.sub(r"results/single/llama-n.*", str(trained[1].folder), a) for a in arguments]
     if any("model.init_from" in a for a in arguments) or arguments[:2] == ["noise", "seeds"]:
         monkeypatch.chdir(trained[0])
+    if arguments[0] == "train" and ("transfer" in arguments or "sweep:" in " ".join(arguments)):
+        monkeypatch.chdir(request.getfixturevalue("origins"))
     if arguments[0] in WEIGHTS and "--help" not in arguments:
         monkeypatch.chdir(trained[0])
         run_on_weights(arguments, *trained)

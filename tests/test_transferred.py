@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +14,20 @@ from scaling.analysis import laws
 from scaling.analysis.fits.transferred import transferred
 from scaling.present import plot, style
 from scaling.study.errors import FitError
+from scaling.study.units import format_quantity
 
+ROOT = Path(__file__).parent.parent
 LAW = laws.get("transfer_loss")
-TRUTH = {"E": 1.0, "A": 14.0, "B": 23.0, "alpha": 0.4, "beta": 0.25, "k": 1.4e7, "mu": 0.05, "nu": -0.36}
+TRUTH = {
+    "E": 1.0,
+    "A": 14.0,
+    "B": 23.0,
+    "alpha": 0.4,
+    "beta": 0.25,
+    "k": 1.4e7,
+    "mu": 0.05,
+    "nu": -0.36,
+}
 SIZES, TOKENS = np.geomspace(4e3, 64e3, 4), np.geomspace(3e4, 4e6, 15)
 
 
@@ -26,11 +40,13 @@ def simulated(*, noise=0.0, seed=0, kinds=(0.0, 1.0)):
 def test_tokens_read_off_the_runs_are_those_of_the_law():
     found = transferred(simulated())
     within = found[found["reach"] == "within"]
-    true = laws.get("transfer")({k: TRUTH[k] for k in ("k", "mu", "nu")}, N=within["N"], D=within["D"])
+    true = laws.get("transfer")(
+        {k: TRUTH[k] for k in ("k", "mu", "nu")}, N=within["N"], D=within["D"]
+    )
     # fifteen budgets over two decades lie a factor 1.42 apart. A straight line between two, against
-    # D^-0.25, is off in log D by at most 0.25 ln(1.42)^2 / 8 = 0.4 % of D + D_T; D_T is a third of that or more
+    # D^-0.25, is off in log D by at most 0.25 ln(1.42)^2 / 8 = 0.4 % of D + D_T, of which D_T is a seventh or more
     assert len(within) > 30
-    np.testing.assert_allclose(within["D_T"], true, rtol=0.02)
+    np.testing.assert_allclose(within["D_T"], true, rtol=0.03)
 
 
 def test_runs_out_of_reach_are_said_to_be():
@@ -39,7 +55,9 @@ def test_runs_out_of_reach_are_said_to_be():
     # the true worth is above 0, so the longest run from scratch is never as good
     assert set(longest["reach"]) == {"beyond"} and longest["D_T"].isna().all()
     runs = simulated()
-    worse = runs.table.assign(val_loss=runs.table["val_loss"].where(runs.table["pretrained"] == 0, 9.0))
+    worse = runs.table.assign(
+        val_loss=runs.table["val_loss"].where(runs.table["pretrained"] == 0, 9.0)
+    )
     assert set(transferred(sl.load(worse))["reach"]) == {"below"}
 
 
@@ -59,7 +77,9 @@ def test_one_kind_of_runs_shows_no_transfer(kinds):
 def test_size_without_a_curve_from_scratch_is_named():
     runs = simulated()
     table = runs.table
-    few = table[(table["params"] > SIZES[0]) | (table["pretrained"] == 1) | (table["tokens"] == TOKENS[0])]
+    few = table[
+        (table["params"] > SIZES[0]) | (table["pretrained"] == 1) | (table["tokens"] == TOKENS[0])
+    ]
     with pytest.raises(FitError, match="N = 4,000: 1 budgets from scratch beside 15 runs"):
         transferred(sl.load(few))
 
@@ -79,9 +99,25 @@ def test_figure_shows_both_kinds_and_the_tokens_between_them():
         plot.pretraining(sl.fit(simulated(kinds=(0.0,)), intervals="none"))
 
 
-def test_kept_runs_give_what_their_page_says():
-    runs = sl.load("results/transfer") if False else sl.load(KEPT)
-    fit = sl.fit(runs, law="transfer_loss", delta="noise", intervals="none")
-    text = PAGE.read_text(encoding="utf-8")
-    for name in ("k", "mu", "nu"):
-        assert f"| {name} | {_shown(fit.params[name], name)} |" in text
+def test_page_says_what_the_kept_runs_give(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "transfer.md").read_text(encoding="utf-8")
+    space = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(compile(block, "transfer.md", "exec"), space)
+    style.close(space["sl"].plot.pretraining(space["fit"]))
+    fitted = space["fit"].params
+    for name, text in (
+        ("k", f"{fitted['k']:.1e}".replace("+0", "")),
+        ("mu", f"{fitted['mu']:.2f}"),
+        ("nu", f"{fitted['nu']:.2f}"),
+    ):
+        assert f"| {name} | {text} |" in page
+    found = transferred(space["runs"])
+    assert len(found) == 28
+    for D, rows in found.groupby("D"):
+        cells = [
+            format_quantity(round(v, -3)) if v == v else "beyond"
+            for v in rows.sort_values("N")["D_T"]
+        ]
+        assert f"| {format_quantity(round(D, -3))} | {' | '.join(cells)} |" in page

@@ -54,7 +54,7 @@ def _row(run, scratch: pd.DataFrame) -> dict:
     # seeds of a budget are taken together; a curve that rises for a moment is held level
     mean = scratch.groupby("D")["L"].mean()
     loss, log_D = np.minimum.accumulate(mean.to_numpy()), np.log(mean.index.to_numpy(float))
-    reach = MUCH if run.L < loss[-1] else LITTLE if run.L > loss[0] else WITHIN
+    reach = MUCH if loss[-1] > run.L else LITTLE if loss[0] < run.L else WITHIN
     equal = float(np.exp(np.interp(-run.L, -loss, log_D))) if reach == WITHIN else np.nan
     return {
         "run_id": run.run_id, "N": float(run.N), "D": float(run.D), "loss": float(run.L),
