@@ -121,11 +121,17 @@ def _of_tables(folder: Path) -> None:
     (folder / "runs.csv").write_text("\n".join(lines) + "\n")
 
 
+def _of_transfer(folder: Path) -> None:
+    """Runs from trained weights beside runs from scratch: those that are kept."""
+    shutil.copytree(ROOT / "results" / "transfer", folder / "results" / "transfer")
+
+
 PREPARED = {
     "docs-fairness": _of_groups,
     "docs-hyperparameters": _of_rates,
     "docs-inside": _of_scores,
     "docs-loading": _of_tables,
+    "docs-transfer": _of_transfer,
 }
 
 

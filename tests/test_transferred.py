@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -99,21 +98,17 @@ def test_figure_shows_both_kinds_and_the_tokens_between_them():
         plot.pretraining(sl.fit(simulated(kinds=(0.0,)), intervals="none"))
 
 
-def test_page_says_what_the_kept_runs_give(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_page_says_what_the_kept_runs_give():
     page = (ROOT / "docs" / "transfer.md").read_text(encoding="utf-8")
-    space = {}
-    for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
-        exec(compile(block, "transfer.md", "exec"), space)
-    style.close(space["sl"].plot.pretraining(space["fit"]))
-    fitted = space["fit"].params
+    runs = sl.load(ROOT / "results" / "transfer")
+    fitted = sl.fit(runs, law="transfer_loss", delta="noise", intervals="none").params
     for name, text in (
         ("k", f"{fitted['k']:.1e}".replace("+0", "")),
         ("mu", f"{fitted['mu']:.2f}"),
         ("nu", f"{fitted['nu']:.2f}"),
     ):
         assert f"| {name} | {text} |" in page
-    found = transferred(space["runs"])
+    found = transferred(runs)
     assert len(found) == 28
     for D, rows in found.groupby("D"):
         cells = [
