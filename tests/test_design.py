@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from scaling.analysis.allocation.design import next_sweep
+from scaling.analysis.allocation.design import Point, Sweep, next_sweep, with_seeds
 from scaling.analysis.data.simulation import isoflop_grid, simulate
 from scaling.analysis.fits.fitting import fit
 from scaling.cli.compose import compose_sweep
@@ -87,6 +87,15 @@ def test_proposed_runs_differ_from_the_fitted_in_size_and_budget_only(
     assert config.train.evals == 6 and config.train.threads is None
     assert config.optim.lr_scale == 1.0
     assert (config.sweep, config.budget.tokens) == ("round2", None)
+
+
+def test_runs_that_are_there_already_are_proposed_with_another_seed(fitted):
+    runs = dataclasses.replace(fitted.runs, table=fitted.runs.table.assign(seed=0))
+    there, new = (Point(runs.C[3], runs.N[3] * factor, runs.D[3]) for factor in (1.005, 1.5))
+    assert [p.seed for p in with_seeds([there, new], runs)] == [1, None]
+    text = Sweep(tuple(with_seeds([there, new], runs)), "?").yaml("more")
+    points = yaml.safe_load(text)["design"]["points"]
+    assert [p.get("seed") for p in points] == [1, None]
 
 
 def test_unusable_requests_are_refused(fitted, tmp_path):

@@ -6,7 +6,7 @@ How the choice is made is in `choice`; this module turns it into a sweep file.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from scaling.analysis.allocation.choice import Caps, Chosen, choose_runs
 from scaling.analysis.allocation.rivals import Standing
 from scaling.analysis.data.bundles import config_text
 from scaling.analysis.data.runs import Runs
+from scaling.analysis.data.tables import number
 from scaling.analysis.fits.fitting import Fit
 from scaling.study.config import RunConfig, config_keys, config_values
 from scaling.study.errors import FitError
@@ -32,17 +33,24 @@ NOT_CARRIED = (
     "tracker.", "role", "sweep", "results",
 )  # fmt: skip
 
-
+# in ln N and ln C, which a proposed run is asked for by: sizes are met within 1 % (study/shape.py),
+# and both of a pair may be off
+SAME = 0.02
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it is there: ten times as fast
 
 
 @dataclass(frozen=True)
 class Point:
-    """One proposed run: budget [FLOPs] and size [parameters], with the tokens that follow."""
+    """One proposed run: budget [FLOPs] and size [parameters], with the tokens that follow.
+
+    Args:
+        seed: of its own, where a run of the fit is where this one would be; null: the study's.
+    """
 
     C: float
     N: float
     D: float
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ class Sweep:
             "design:",
             f'  question: "{self.question}"',
             "  points:",
-            *(f"    - {{budget.flops: {p.C:.4g}, model.params: {p.N:.4g}}}" for p in self.points),
+            *(f"    - {{{_written(p)}}}" for p in self.points),
         ]
         base = {**self.settings, "budget": {"convention": self.convention}}
         base["model"] = {**base.get("model", {}), "params_convention": self.params}
@@ -216,7 +224,7 @@ def next_sweep(
     chosen = choose_runs(fit, aim, allowance=spend, most=points or 12, caps=caps, seed=seed)
     question = f"What is {DECISIONS[decide]} at {format_flops(aim.flops)} FLOPs?"
     promise = make_promise(fit, chosen)
-    return _as_sweep(fit, _points(chosen), question, promise=promise)
+    return _as_sweep(fit, with_seeds(_points(chosen), fit.runs), question, promise=promise)
 
 
 def make_promise(fit: Fit, chosen: Chosen) -> Promise:
@@ -229,6 +237,25 @@ def _points(chosen: Chosen) -> list[Point]:
     every = [Point(*map(float, p)) for p in zip(chosen.C, chosen.N, chosen.D, strict=True)]
     k = chosen.bracket
     return [*every[:k], *sorted(every[k:], key=lambda p: (p.C, p.N))]
+
+
+def with_seeds(points: Sequence[Point], runs: Runs) -> list[Point]:
+    """Give points where runs are already a seed that is new there: the same run again says nothing."""
+    if "seed" not in runs.fit_rows:
+        return list(points)
+    seeds = number(runs.fit_rows, "seed").to_numpy(float)
+    return [_with_seed(p, runs, seeds) for p in points]
+
+
+def _with_seed(point: Point, runs: Runs, seeds: np.ndarray) -> Point:
+    far = np.maximum(np.abs(np.log(runs.N / point.N)), np.abs(np.log(runs.C / point.C)))
+    there = seeds[(far < SAME) & np.isfinite(seeds)]
+    return replace(point, seed=int(there.max()) + 1) if len(there) else point
+
+
+def _written(point: Point) -> str:
+    keys = f"budget.flops: {point.C:.4g}, model.params: {point.N:.4g}"
+    return keys if point.seed is None else f"{keys}, seed: {point.seed}"
 
 
 def _curves(
