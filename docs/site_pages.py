@@ -70,10 +70,14 @@ def navigation(index: str, folder: str = "") -> list[Any]:
                 groups.append({bold[1]: into})
             elif row := ROW.match(line):
                 place = site_place(_resolve(f"docs/{folder}index.md", row[2]))
-                TITLES[place] = row[1]
-                into.append({row[1]: place})
-        if groups:
-            parts.append({title.strip(): groups})
+                if place.startswith(
+                    folder
+                ):  # a page has one place: English ones stay in their part
+                    TITLES[place] = row[1]
+                    into.append({row[1]: place})
+        kept = [g for g in groups if any(g.values())]
+        if kept:
+            parts.append({title.strip(): kept})
     return parts
 
 
@@ -85,10 +89,6 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     if chinese.exists():
         parts = navigation(chinese.read_text("utf-8"), "zh/")
         nav.append({"中文": [{"首页": "zh/index.md"}, *parts]})
-        config.extra["alternate"] = [
-            {"name": "English", "link": "index.html", "lang": "en"},
-            {"name": "中文", "link": "zh/index.html", "lang": "zh"},
-        ]
     config.nav = nav
     return config
 

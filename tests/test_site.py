@@ -69,11 +69,12 @@ def test_navigation_follows_the_index():
 def test_chinese_pages_get_a_part_of_their_own(tmp_path):
     (tmp_path / "zh").mkdir()
     (tmp_path / "index.md").write_text("# Docs\n## Tutorial\n| [A](a.md) | |\n")
-    (tmp_path / "zh" / "index.md").write_text("# 文档\n## 教程\n| [甲](a.md) | |\n", "utf-8")
+    chinese = "# 文档\n## 教程\n| [甲](a.md) | |\n## 参考\n| [命令](../a.md) | |\n"
+    (tmp_path / "zh" / "index.md").write_text(chinese, "utf-8")
     config = load_config(str(ROOT / "mkdocs.yml"), docs_dir=str(tmp_path))
     config = pages.on_config(config)
     assert config.nav[-1] == {"中文": [{"首页": "zh/index.md"}, {"教程": [{"甲": "zh/a.md"}]}]}
-    assert [language["lang"] for language in config.extra["alternate"]] == ["en", "zh"]
+    assert pages.TITLES["a.md"] == "A"  # what an English page is called among English ones
 
 
 def test_notebook_becomes_a_page_with_its_output():
