@@ -60,9 +60,9 @@ def test_index_of_search_holds_text_in_any_language(site):
 def test_navigation_follows_the_index():
     text = "# Docs\n## Tutorial\n| | |\n|---|---|\n| [First](a.md) | x |\n| **Group** | |\n| [B](b.md) | y |\n"
     assert pages.navigation(text) == [{"Tutorial": [{"First": "a.md"}, {"Group": [{"B": "b.md"}]}]}]
-    chinese = "## 教程\n| [自述](../../README.md) | |\n| [甲](甲.md) | |\n"
+    chinese = "## 教程\n| [自述](../../README.zh.md) | |\n| [甲](甲.md) | |\n"
     assert pages.navigation(chinese, "zh/") == [
-        {"教程": [{"自述": "readme.md"}, {"甲": "zh/甲.md"}]}
+        {"教程": [{"自述": "zh/readme.md"}, {"甲": "zh/甲.md"}]}
     ]
 
 
