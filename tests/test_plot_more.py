@@ -225,6 +225,16 @@ def test_command_draws_the_figures_named_in_the_formats_named(tmp_path, monkeypa
         assert answer in capsys.readouterr().err
 
 
+def test_command_draws_the_curves_of_runs_too_few_for_a_law(tmp_path, monkeypatch, runs, capsys):
+    monkeypatch.chdir(tmp_path)
+    runs.table.drop(columns="software").head(3).to_csv("few.csv", index=False)
+    assert main(["plot", "few.csv"]) == 0
+    said = capsys.readouterr()
+    assert said.out.split() == ["figures/curves.png"] and "Train at least 6 runs" in said.err
+    assert main(["plot", "few.csv", "figures=surface"]) == 1
+    assert "Train at least 6 runs" in capsys.readouterr().err
+
+
 @pytest.mark.slow  # fits nine laws
 def test_command_fits_further_laws_for_the_figures_that_need_them(tmp_path, monkeypatch, runs, capsys):  # fmt: skip
     monkeypatch.chdir(tmp_path)

@@ -14,11 +14,12 @@ multiverse; figures=all draws these too. docs/figures.md shows each. Keys are th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling.cli.analyse import Analysis, analyse
+from scaling.cli.analyse import Analysis, analyse, read_runs
 from scaling.cli.fit import read_config, stated
 from scaling.study.config import FitConfig
 from scaling.study.errors import FitError
@@ -31,14 +32,49 @@ def run_plot(arguments: Sequence[str]) -> int:
     config = read_config(arguments)
     names, formats = parse_figures(config.figures), _split(config.formats)
     _check_formats(formats)
-    analysis = analyse(config)
+    try:
+        analysis = analyse(config)
+    except FitError as error:
+        return _draw_runs(config, names, formats, error)
     if config.x:
         print(_save_spending(analysis, config.x, formats))
         return 0
     save_figures(
-        analysis, verification=stated(analysis), names=names, formats=formats, on_file=print
+        analysis,
+        verification=stated(analysis),
+        names=names,
+        formats=formats,
+        on_file=print,
+        on_problem=_say,
     )
     return 0
+
+
+def _draw_runs(config: FitConfig, names: Sequence[str] | None, formats: Sequence[str], error: FitError) -> int:  # fmt: skip
+    """Draw what needs no law, where none could be fitted: curves of a sweep that has just begun.
+
+    Raises:
+        FitError: the one given, if there is no run either, or a figure is named that needs a law.
+    """
+    from scaling.analysis.frontier.isoflops import fit_isoflops
+    from scaling.present.figures import draw_runs
+    from scaling.present.figures import save_figures as save
+
+    folder, runs = read_runs(config)  # what is wrong with the runs themselves is said here
+    try:
+        iso = fit_isoflops(runs)
+    except FitError:
+        iso = None
+    if config.x or not set(names or ()) <= set(draw_runs(runs, iso)):
+        raise error
+    out = Path(config.out) if config.out else folder if folder.is_dir() else Path()
+    _say(f"no law is fitted, so these figures are without one. {error}")
+    save(out / "figures", formats=formats, only=names or (), on_file=print, on_problem=_say, runs=runs, iso=iso)  # fmt: skip
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"scaling plot: {text}", file=sys.stderr)
 
 
 def parse_figures(text: str | None) -> tuple[str, ...] | None:
@@ -60,13 +96,13 @@ def parse_figures(text: str | None) -> tuple[str, ...] | None:
 
 def save_figures(
     analysis: Analysis, *, names: Sequence[str] | None = None, formats: Sequence[str] = ("png",),
-    on_file: Callable[[Path], None] | None = None, **extra: Any,
+    on_file: Callable[[Path], None] | None = None, on_problem: Callable[[str], None] | None = None, **extra: Any,
 ) -> list[Path]:  # fmt: skip
     """Draw and save the figures; returns their paths.
 
     Args:
         names: which; None for all that these runs allow without fitting further laws.
-        formats: of png, svg, pdf; on_file: called with each picture once it is there.
+        formats: of png, svg, pdf; on_file, on_problem: called with each picture once it is there, and with why one is left out.
         extra: as `draw_figures` takes it.
     """
     from scaling.present.figures import CAPTIONS, draw_figures
@@ -79,13 +115,20 @@ def save_figures(
     only = names or ()
     if names is not None and set(names) == set(CAPTIONS):  # all: what is impossible is left out
         only = tuple(draw_figures(**study))
-    return save(analysis.out / "figures", formats=formats, only=only, on_file=on_file, **study)
+    return save(
+        analysis.out / "figures",
+        formats=formats,
+        only=only,
+        on_file=on_file,
+        on_problem=on_problem,
+        **study,
+    )
 
 
 def further(analysis: Analysis, names: Sequence[str]) -> dict[str, Any]:
     """Make what the named figures show beyond one law: other approaches, choices, laws, cuts."""
     config, runs = analysis.config, _all_runs(analysis)
-    law, objective = config.law, config.objective
+    law, objective = config.law, analysis.fit.objective.name
     made: dict[str, Any] = {}
     if not set(names) & {"approaches", "multiverse", "backtest", "drift", "comparison"}:
         return made
@@ -117,8 +160,6 @@ def _all_runs(analysis: Analysis) -> Any:
     """Return the runs with those held out of the fit; further laws split them for themselves."""
     if analysis.held is None:
         return analysis.runs
-    from scaling.cli.analyse import read_runs
-
     return read_runs(analysis.config)[1]
 
 

@@ -64,7 +64,7 @@ NEEDS = {
     "backtest": "runs at several compute budgets",
     "drift": "a law with the exponent a, and runs at several compute budgets",
     "comparison": "runs above a budget to hold out",
-    "learning_rate": "runs of one size and number of tokens at two learning rates or more",
+    "learning_rate": "runs of one size and number of tokens at three learning rates or more",
     "tuning": "six runs or more of one size and number of tokens over several learning rates and batches",
 }
 
@@ -78,8 +78,7 @@ def draw_figures(
     """Return what draws each figure that these runs and this law allow, by name."""
     two_inputs, path = set(fit.law.inputs) == {"N", "D"}, fit.law.optimum is not None
     collapsed = _collapse(fit) if path and two_inputs else None
-    swept = learning_rates or (runs if len(tuning_table(runs)) else None)
-    batches = _sweeps_both(learning_rates or runs)
+    own = draw_runs(runs, iso, envelope=envelope, learning_rates=learning_rates)
     drawers: dict[str, tuple[bool, Callable[[], Any]]] = {
         "overview": (
             two_inputs,
@@ -88,15 +87,14 @@ def draw_figures(
             ),
         ),
         "link": (fit.law.inputs == ("x",), lambda: plot.link(fit, held)),
-        "isoflop": (iso is not None, lambda: plot.isoflop(iso)),  # type: ignore[arg-type]
+        "isoflop": ("isoflop" in own, own.get("isoflop", _nothing)),
         "frontier": (
             path or iso is not None,
             lambda: plot.frontiers(iso, fit, target=target, verification=verification),
         ),
         "prediction": (path and two_inputs, lambda: plot.prediction(fit, verification)),
         "pretraining": (fit.law.name == "transfer_loss", lambda: plot.pretraining(fit)),
-        "curves": (True, lambda: plot.curves(runs, envelope=envelope)),
-        "curves_tokens": (len(runs.curves()) > 0, lambda: plot.curves(runs, against="D")),
+        **{name: (name in own, own.get(name, _nothing)) for name in ("curves", "curves_tokens")},
         "collapse": (collapsed is not None, lambda: plot.collapse(collapsed)),  # type: ignore[arg-type]
         "surface": (
             two_inputs,
@@ -124,14 +122,30 @@ def draw_figures(
             lambda: plot.drift(backtest),  # type: ignore[arg-type]
         ),
         "comparison": (comparison is not None, lambda: plot.comparison(comparison, runs)),  # type: ignore[arg-type]
-        "learning_rate": (swept is not None, lambda: plot.learning_rate(swept)),  # type: ignore[arg-type]
-        "tuning": (batches, lambda: plot.tuning(learning_rates or runs)),
+        **{name: (name in own, own.get(name, _nothing)) for name in ("learning_rate", "tuning")},
+    }
+    return {name: draw for name, (possible, draw) in drawers.items() if possible}
+
+
+def draw_runs(
+    runs: Runs, iso: IsoFlops | None = None, *, envelope: Envelope | None = None, learning_rates: Runs | None = None
+) -> dict[str, Callable[[], Any]]:  # fmt: skip
+    """Return what draws each figure that needs no law, by name: for runs too few to fit one."""
+    swept = learning_rates or runs
+    rates = learning_rates is not None or len(tuning_table(runs)) > 0
+    drawers: dict[str, tuple[bool, Callable[[], Any]]] = {
+        "isoflop": (iso is not None, lambda: plot.isoflop(iso)),  # type: ignore[arg-type]
+        "curves": (True, lambda: plot.curves(runs, envelope=envelope)),
+        "curves_tokens": (len(runs.curves()) > 0, lambda: plot.curves(runs, against="D")),
+        "learning_rate": (rates, lambda: plot.learning_rate(swept)),
+        "tuning": (_sweeps_both(swept), lambda: plot.tuning(swept)),
     }
     return {name: draw for name, (possible, draw) in drawers.items() if possible}
 
 
 def save_figures(
-    folder: str | Path, *, formats: Sequence[str] = ("png",), only: Sequence[str] = (), on_file: Callable[[Path], None] | None = None, **study: Any
+    folder: str | Path, *, formats: Sequence[str] = ("png",), only: Sequence[str] = (),
+    on_file: Callable[[Path], None] | None = None, on_problem: Callable[[str], None] | None = None, **study: Any,
 ) -> list[Path]:  # fmt: skip
     """Draw and save every figure that a study allows, each with its data as CSV beside it.
 
@@ -139,8 +153,9 @@ def save_figures(
         folder: where to; made if missing.
         formats: of png, svg and pdf.
         only: names of figures; all if empty.
-        on_file: called with each picture once it is written.
-        study: runs, fit, iso and more, as `draw_figures` takes them.
+        on_file: called with each picture once it is written; on_problem: with why a figure that was
+            not named could not be drawn.
+        study: runs, fit, iso and more, as `draw_figures` takes them; without a fit, what needs no law.
 
     Returns:
         The pictures written, the overview first.
@@ -149,20 +164,33 @@ def save_figures(
         FitError: an unknown name, or a figure that this study does not allow, with what it needs.
     """
     check_names(only)
-    drawers = draw_figures(**study)
+    known = ("runs", "iso", "envelope", "learning_rates")
+    drawers = draw_figures(**study) if study.get("fit") is not None else draw_runs(**{k: v for k, v in study.items() if k in known})  # fmt: skip
     for name in only:
         if name not in drawers:
             raise FitError(f"figures: {name} needs {NEEDS.get(name, 'more than these runs have')}.")
-    paths = []
+    paths: list[Path] = []
     for name in only or drawers:
-        drawn = drawers[name]()
-        files = style.save(drawn, Path(folder) / name, formats=formats)
-        style.close(drawn)
-        for path in (p for p in files if p.suffix != ".csv"):
-            paths.append(path)
-            if on_file is not None:
-                on_file(path)
+        try:
+            drawn = drawers[name]()
+        except FitError as error:
+            if only or on_problem is None:
+                raise
+            on_problem(f"{name} is left out: {error}")
+            continue
+        paths += _save(drawn, Path(folder) / name, formats, on_file)
     return paths
+
+
+def _save(
+    drawn: Any, path: Path, formats: Sequence[str], on_file: Callable[[Path], None] | None
+) -> list[Path]:
+    """Write a figure and give it up; returns its pictures."""
+    pictures = [p for p in style.save(drawn, path, formats=formats) if p.suffix != ".csv"]
+    style.close(drawn)
+    for picture in pictures if on_file is not None else ():
+        on_file(picture)  # type: ignore[misc]
+    return pictures
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -174,6 +202,10 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if name not in CAPTIONS:
             raise FitError(f"figures: {name!r} is none of {', '.join(CAPTIONS)}.{did_you_mean(name, CAPTIONS)}")  # fmt: skip
+
+
+def _nothing() -> None:
+    """Stand for what draws a figure that these runs do not allow."""
 
 
 def _collapse(fit: Fit) -> Collapse | None:

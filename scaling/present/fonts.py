@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from matplotlib import font_manager
 from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ def is_east_asian(words: str) -> bool:
     return any(ord(sign) >= EAST_ASIA for sign in words)
 
 
-def embedding(figure: Figure) -> dict[str, int]:
+def embedding(figure: Figure) -> dict[Any, Any]:
     """Return the settings by which fonts go into a PDF of this figure: 42 (TrueType) or 3 (outlines).
 
     East Asian fonts are mostly OpenType with PostScript outlines; put in as type 42 their text is
