@@ -7,9 +7,9 @@
   scaling plot quickstart x=energy cost.watts=400       lowest loss against energy: loss_by_energy.png
 
 Draws what the runs allow: overview, curves, curves_tokens, isoflop, frontier, prediction, surface,
-waste, residuals, profile, correlations, collapse, learning_rate, tuning, and for a law from a loss to a
-measure link. By name only, for they fit many laws: approaches, comparison, backtest, drift,
-multiverse; figures=all draws these too. docs/figures.md shows each. Keys are those of `scaling fit --help`.
+waste, residuals, profile, correlations, collapse, learning_rate, tuning; link of a law from a loss to a
+measure; pretraining of law=transfer_loss. By name only, for they fit many laws: approaches, comparison,
+backtest, drift, multiverse; figures=all draws these too. docs/figures.md shows each. Keys are those of `scaling fit --help`.
 """
 
 from __future__ import annotations
