@@ -23,6 +23,12 @@ end; again, or for the first time, by measures=true. choices.NAME=FILE.jsonl ask
   scaling evaluate translate measures=true                             bleu, chrf, rouge_1 ... as columns
   scaling evaluate quickstart choices.quiz=quiz.jsonl                  quiz_accuracy, quiz_accuracy_norm
 
+The text that decoders write is judged by samples=true: where the source is known (data=ngram, markov), sample_excess, by
+how many nats a written token is less likely under the source than a real one; of other text sample_words, the
+share of words that occur in the training text, and sample_distinct:
+
+  scaling evaluate gallery samples=true
+
 Other keys: data.cache, train.device, train.threads, results.
 """
 
@@ -47,6 +53,7 @@ KEYS = ("data.val_tokens", "data.text_key", "data.cache", "train.device", "train
 # where there are groups, only the first measures of an objective are shown; all are in the record
 UNSHOWN = ("macro_f1", "chrf", "rouge_1", "rouge_2", "exact_match")
 
+SAMPLES = "samples"
 WORSE = "!"  # behind a loss that an even guess over the tokens would beat
 
 
@@ -76,21 +83,26 @@ def take_judging(arguments: Sequence[str]) -> tuple[dict[str, str] | None, list[
     """Return what runs are judged by, and the other arguments.
 
     Returns:
-        Files of questions by name, empty for the measures of the runs' own objectives; null: nothing is asked.
+        Files of questions by name, empty for the measures of the runs' own objectives, {SAMPLES: ""} for the
+        text that runs write; null: nothing is asked.
     """
-    rest, files, own = [], {}, False
+    rest, files, own, samples = [], {}, False, False
     for argument in arguments:
         key, _, text = argument.lstrip("+").partition("=")
         if key.startswith("choices."):
             files[key.removeprefix("choices.")] = text.strip("'\"")
         elif key == "measures" and text in ("true", "false"):
             own = text == "true"
+        elif key == SAMPLES and text in ("true", "false"):
+            samples = text == "true"
         else:
             rest.append(argument)
-    if own and files:
-        raise ConfigError("measures, choices: are taken one after the other. Leave one out.")
+    if own + bool(files) + samples > 1:
+        raise ConfigError(
+            "measures, samples, choices: are taken one after the other. Leave all but one out."
+        )
     check_names(files)
-    return (files if own or files else None), rest
+    return ({SAMPLES: ""} if samples else files if own or files else None), rest
 
 
 def take_group_key(
@@ -239,7 +251,8 @@ def _score_all(
         for folder in folders:
             try:
                 if asked is not None:
-                    record = judge_run(folder, choices=asked or None, changes=changes)
+                    written = asked == {SAMPLES: ""}  # a file has a path
+                    record = judge_run(folder, choices=None if written else asked or None, samples=written, changes=changes)  # fmt: skip
                 if key is not None:
                     record = score_groups(folder, key, changes=changes)
                 if sets:
@@ -267,7 +280,7 @@ def describe_measures(records: Sequence[RunRecord]) -> Table:
         found = [(r.measures or {}).get(name) for name in names]
         cells = ["-" if m is None else _with_error(m["value"], m["se"], None) for m in found]
         rows.append([r.run_id, format_quantity(r.params_non_embedding), format_quantity(r.tokens), _with_error(r.val_loss, r.val_loss_se, None), *cells])  # fmt: skip
-    note = "± standard error. BLEU and chrF of 100, the others of 1; more is better."
+    note = "± standard error. BLEU and chrF of 100, sample_excess in nats/token and the less the better, the others of 1; more is better."
     if not names:
         note = "Nothing but the loss: decoders trained on plain text are asked by choices.NAME=FILE.jsonl."
     return Table(["run", "N", "D", "val_loss", *names], rows, note=note)

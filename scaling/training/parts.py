@@ -8,6 +8,7 @@ x + attention(norm(x)), x + ffn(norm(x)), or post-norm, norm(x + attention(x)), 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,17 +60,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """Return the stream behind the layer; arguments as of `Attention`."""
         if self.recompute and past is None and torch.is_grad_enabled():
-            # no random numbers are drawn in a block, so their state need not be kept
-            again: Tensor = checkpoint(
-                self._add,
-                x_BTD,
-                turn_TQ2,
-                bias_HTT,
-                seen_BT,
-                use_reentrant=False,
-                preserve_rng_state=False,
-            )
-            return again
+            return _recomputed(self._add, x_BTD, turn_TQ2, bias_HTT, seen_BT)
         return self._add(x_BTD, turn_TQ2, bias_HTT, seen_BT, past)
 
     def _add(
@@ -258,17 +249,7 @@ class CrossBlock(Block):
         if past is not None:
             return self._read(x_BTD, turn_TQ2, memory_BSD, bias_HTT, seen_BS, past)
         if self.recompute and torch.is_grad_enabled():
-            again: Tensor = checkpoint(
-                self._read,
-                x_BTD,
-                turn_TQ2,
-                memory_BSD,
-                bias_HTT,
-                seen_BS,
-                use_reentrant=False,
-                preserve_rng_state=False,
-            )
-            return again
+            return _recomputed(self._read, x_BTD, turn_TQ2, memory_BSD, bias_HTT, seen_BS)
         return self._read(x_BTD, turn_TQ2, memory_BSD, bias_HTT, seen_BS)
 
     def _read(
@@ -315,6 +296,15 @@ class FeedForward(nn.Module):
         if self.gate is not None:  # Shazeer 2020, arXiv:2002.05202
             return self.down(activate(self.gate(x_BTD), self.activation) * h_BTF)
         return self.down(activate(h_BTF, self.activation))
+
+
+def _recomputed(part: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    """Return what a part of a layer gives; what is inside is computed again in the backward pass.
+
+    No random numbers are drawn in a block, so their state need not be kept.
+    """
+    out: Tensor = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return out
 
 
 def activate(x: Tensor, kind: str) -> Tensor:

@@ -23,6 +23,7 @@ from scaling.training.evaluate import evaluate_sets
 from scaling.training.measures import find_tokenizer, group_measures, take_all
 from scaling.training.model import Transformer, build_model
 from scaling.training.objectives import build_objective
+from scaling.training.samples import judge_samples
 
 
 def score_run(
@@ -73,6 +74,7 @@ def judge_run(
     folder: str | Path,
     *,
     choices: Mapping[str, str] | None = None,
+    samples: bool = False,
     changes: Mapping[str, Any] | None = None,
 ) -> RunRecord:
     """Take the measures of a finished run's objective on its held-out text, and return its renewed record.
@@ -81,6 +83,7 @@ def judge_run(
         folder: the run's, with its kept weights.
         choices: {name: .jsonl file} of multiple-choice questions, which become the measures
             NAME_accuracy and NAME_accuracy_norm; null: the measures of the objective.
+        samples: judge the text that the run writes, see `judge_samples`, instead.
         changes: other keys that are no part of the run's numbers.
 
     Raises:
@@ -92,7 +95,10 @@ def judge_run(
     config = config.replace(**{"train.compile": False})
     plan, engine, model = _load(config, folder)
     found: dict[str, dict] = {}
-    if choices is None:
+    if samples:
+        with engine.autocast():
+            found = judge_samples(model.eval(), _own_data(config, record, folder), plan)
+    elif choices is None:
         data = _own_data(config, record, folder)
         found = take_all(model, data, plan, autocast=engine.autocast)
     for name, path in (choices or {}).items():
