@@ -10,7 +10,7 @@ import pytest
 
 import scaling as sl
 from scaling.analysis import laws
-from scaling.analysis.fits.transferred import transferred
+from scaling.analysis.fits.worth import transferred
 from scaling.present import plot, style
 from scaling.study.errors import FitError
 from scaling.study.units import format_quantity

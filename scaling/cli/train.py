@@ -11,6 +11,7 @@
   scaling train quickstart retry.diverged=1                    runs that diverged once more, at half the rate
   scaling train mine design.trunks=true                        budgets of one model share a trunk (wsd)
   scaling train model.init_from=my_model budget.tokens=1M      start from a Hugging Face folder or a run
+  scaling train model.init_from=sweep:pretrain model.params=16k finetune.parts=lora budget.tokens=1M     (docs/transfer.md)
   scaling train model.params=1M data.validation.zh=zh.txt      further held-out texts, by name
   torchrun --standalone --nproc_per_node=8 -m scaling train model.params=500M budget.tokens=10B
 

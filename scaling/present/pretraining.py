@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scaling.analysis.fits.fitting import Fit
-from scaling.analysis.fits.transferred import transferred
+from scaling.analysis.fits.worth import transferred
 from scaling.present import style
 from scaling.study.errors import FitError
 from scaling.study.units import format_quantity
