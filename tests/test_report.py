@@ -249,3 +249,15 @@ def test_report_of_a_thousand_runs_stays_under_5_megabytes(tmp_path):
     )
     assert len(runs) == 1000 and path.stat().st_size < 5e6
     assert len(marks(path.read_text(), "curves")[2][0]) == 1000
+
+
+def test_report_of_a_table_trains_nothing_and_quotes_its_path(tmp_path):
+    runs = isoflop_runs(BUDGETS[:3], verify=())
+    table = "表 格/数据.csv"
+    law = fit(runs, intervals="none")
+    path = write_report(tmp_path / "r.html", runs=runs, fit=law, proposal=next_sweep(law, C=[1e12]), sweep=table, source=table)  # fmt: skip
+    words = plain(path)
+    assert "Scaling study 数据" in words and "scaling train &#x27;数据_next&#x27;" in words
+    assert words.count("scaling train") == 1  # what comes next; these runs are not ours
+    assert "scaling report &#x27;表 格/数据.csv&#x27; law=" in words
+    assert "sl.load(&quot;表 格/数据.csv&quot;)" in words

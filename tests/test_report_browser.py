@@ -34,7 +34,7 @@ def study(tmp_path_factory):
     names = [f"{ATTACK}-{name}" if i % 2 else name for i, name in enumerate(table["run_id"])]
     runs = with_curves(load(table.assign(run_id=names, sweep=f"规模 {ATTACK}", device=ATTACK)))
     path = write_report(
-        tmp_path_factory.mktemp("page") / "研究 报告.html", runs=runs, fit=fit(runs, intervals="delta"), iso=fit_isoflops(runs),
+        tmp_path_factory.mktemp("page") / "研究 报告.html", runs=runs, fit=fit(runs, intervals="none"), iso=fit_isoflops(runs),
         question=f"多大？{ATTACK}", gallery=Gallery([ATTACK], [Texts(1e3, 1e4, 2.0, [ATTACK])], note=ATTACK),
         warnings=[ATTACK], command=f"scaling report '{ATTACK}'",
     )  # fmt: skip

@@ -218,11 +218,11 @@ def save_report(analysis: Analysis, *, verification: Any = None, command: str = 
         proposal = propose(analysis)
     except FitError as error:  # a law without an optimum, a convention that cannot be aimed at
         proposal = f"None is proposed: {error}"
-    sweep = analysis.config.sweep
+    sweep, folder = analysis.config.sweep, str(analysis.folder)
     with figure_progress() as on_figure:
         return write_report(
             analysis.out / "report.html", runs=analysis.runs, fit=analysis.fit, iso=analysis.iso,
             verification=verification, question=sweep_question(analysis.folder),
             gallery=make_gallery(analysis.folder), proposal=proposal, command=command,
-            source=sweep if sweep.startswith("wandb:") else str(analysis.folder), on_figure=on_figure,
+            sweep=sweep, source=sweep if sweep.startswith("wandb:") else folder, on_figure=on_figure,
         )  # fmt: skip

@@ -74,23 +74,25 @@ def _plain(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else format_quantity(value)
 
 
-def repeat_section(runs: Runs, fit: Fit, name: str, *, command: str = "", source: str = "") -> str:
+def repeat_section(runs: Runs, fit: Fit, sweep: str, *, command: str = "", source: str = "") -> str:
     """Return the commands and the Python that give this page again.
 
     Args:
-        name: of the sweep; command: what was typed for this page, if it was typed; source: where
-            the runs were read from, results/NAME by default.
+        sweep: what commands call the runs; command: what was typed for this page, if it was typed;
+            source: where the runs were read from, results/SWEEP by default.
     """
-    quoted = shlex.quote(name)
     options = f"law={fit.law.name} objective={fit.objective.name} intervals={fit.intervals} seed={fit.seed}"
     conventions = f"params={runs.params} flops={runs.flops} loss={runs.loss}"
     commands = [
-        f"scaling train {quoted}    # finished runs are kept, missing ones are trained",
-        command or f"scaling report {quoted} {options} {conventions}",
+        *(
+            f"scaling train {shlex.quote(s)}    # finished runs are kept, missing ones are trained"
+            for s in sweeps(runs.table)
+        ),
+        command or f"scaling report {shlex.quote(sweep)} {options} {conventions}",
     ]
     script = [
         "import scaling as sl",
-        f'runs = sl.load({json.dumps(source or f"results/{name}", ensure_ascii=False)}).using(params="{runs.params}", flops="{runs.flops}", loss="{runs.loss}")',
+        f'runs = sl.load({json.dumps(source or f"results/{sweep}", ensure_ascii=False)}).using(params="{runs.params}", flops="{runs.flops}", loss="{runs.loss}")',
         f'fit = sl.fit(runs, law="{fit.law.name}", objective="{fit.objective.name}", intervals="{fit.intervals}", seed={fit.seed})',
     ]
     return page.section(
@@ -101,6 +103,11 @@ def repeat_section(runs: Runs, fit: Fit, name: str, *, command: str = "", source
         page.paragraph(_state_of_code(runs.frame), "note"),
         name="reproduce",
     )
+
+
+def sweeps(table: pd.DataFrame) -> list[str]:
+    """Return the sweeps that the records are of; a table from elsewhere has none."""
+    return _once(table, "sweep")
 
 
 def cite_section(runs: Runs, fit: Fit, name: str) -> str:

@@ -18,7 +18,7 @@ from scaling.present import page
 from scaling.present.figures import CAPTIONS, draw_figures
 from scaling.present.gallery import Gallery, gallery_section
 from scaling.present.listing import listed, runs_section
-from scaling.present.provenance import cite_section, repeat_section, setup_section
+from scaling.present.provenance import cite_section, repeat_section, setup_section, sweeps
 from scaling.present.verdict import checks, floor_table, limits, verdict
 from scaling.present.verification import verification_table, verify
 from scaling.study.record import write_atomic
@@ -48,6 +48,7 @@ def write_report(
     gallery: Gallery | None = None,
     proposal: Sweep | str = "",
     command: str = "",
+    sweep: str = "",
     source: str = "",
     on_figure: Callable[[str], None] | None = None,
     **more: Any,
@@ -65,6 +66,7 @@ def write_report(
         gallery: what the models write.
         proposal: the runs to train next, as `next_sweep` returned them, or why there are none.
         command: what was typed for this page; else the commands that would give it.
+        sweep: what commands call the runs, a sweep or the path of a table; by default as the records do.
         source: where the runs were read from, for the page's Python; results/SWEEP by default.
         on_figure: called with the name of each figure before it is drawn.
         more: what further figures show, as `draw_figures` takes it: approaches, universes (of
@@ -75,7 +77,8 @@ def write_report(
     """
     held = as_held_out(verification, runs)
     checked = verify(fit, held)
-    name = _study_name(runs, Path(path))
+    name = _study_name(runs, Path(path), sweep)
+    sweep = sweep or name
     rows = listed(runs)
     figures, places = _figures_section(
         runs,
@@ -100,10 +103,10 @@ def write_report(
         figures,
         runs_section(rows, runs, fit, places=places),
         _fit_section(fit, iso, envelope),
-        _next_section(proposal, name),
+        _next_section(proposal, sweep),
         gallery_section(gallery),
         setup_section(runs),
-        repeat_section(runs, fit, name, command=command, source=source),
+        repeat_section(runs, fit, sweep, command=command, source=source),
         cite_section(runs, fit, name),
     ]
     path = Path(path)
@@ -119,9 +122,8 @@ def as_held_out(verification: Any, runs: Runs) -> pd.DataFrame:
     return verification if isinstance(verification, pd.DataFrame) else verification.to_frame()
 
 
-def _study_name(runs: Runs, path: Path) -> str:
-    names = runs.table["sweep"].dropna().unique() if "sweep" in runs.table else []
-    return ", ".join(map(str, names)) if len(names) else path.resolve().parent.name
+def _study_name(runs: Runs, path: Path, sweep: str) -> str:
+    return ", ".join(sweeps(runs.table)) or Path(sweep).stem or path.resolve().parent.name
 
 
 def _facts(runs: Runs, fit: Fit) -> dict[str, str]:
@@ -222,14 +224,13 @@ def _certificate(fit: Fit) -> Table:
     return Table(["", "value"], rows, title="Certificate: why this is the optimum")
 
 
-def _next_section(proposal: Sweep | str, name: str) -> str:
+def _next_section(proposal: Sweep | str, sweep: str) -> str:
     """Return the runs to train next, with the file that trains them; or why none is proposed."""
     if isinstance(proposal, str):
         return page.section("The next sweep", page.paragraph(proposal), name="next")
-    following = f"{name}_next"
-    quoted = shlex.quote(name)
+    following = f"{Path(sweep).stem}_next"
     commands = [
-        f"scaling next {quoted}    # writes sweeps/{following}.yaml",
+        f"scaling next {shlex.quote(sweep)}    # writes sweeps/{following}.yaml",
         f"scaling plan {shlex.quote(following)}    # what it costs",
         f"scaling train {shlex.quote(following)}",
     ]
