@@ -234,7 +234,8 @@ def make_promise(fit: Fit, chosen: Chosen) -> Promise:
 
 def _points(chosen: Chosen) -> list[Point]:
     """The bracket first, then the others from small to large."""
-    every = [Point(*map(float, p)) for p in zip(chosen.C, chosen.N, chosen.D, strict=True)]
+    sized = zip(chosen.C, chosen.N, chosen.D, strict=True)
+    every = [Point(float(C), float(N), float(D)) for C, N, D in sized]
     k = chosen.bracket
     return [*every[:k], *sorted(every[k:], key=lambda p: (p.C, p.N))]
 
