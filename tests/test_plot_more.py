@@ -298,3 +298,11 @@ def test_page_of_figures_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     made = list(page_maker().draw([], tmp_path))
     assert len(made) >= 17 and all(p.stat().st_size > 5000 for p in made)
+
+
+def test_learning_rate_takes_the_best_batch_of_each_rate():
+    data = shown(plot.learning_rate(swept()))
+    # At each rate the batch of 4096 is best by construction, so the lines are its losses alone.
+    runs = data["runs"].dropna(subset="loss")
+    assert data["lines"]["loss"].tolist() == runs.groupby("lr")["loss"].min().tolist()
+    assert len(data["minima"]) == 1 and data["minima"]["inside"].all()

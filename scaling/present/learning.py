@@ -13,13 +13,14 @@ from matplotlib.collections import LineCollection
 from scaling.analysis.data.runs import Runs
 from scaling.analysis.frontier.envelope import Envelope
 from scaling.present import style
-from scaling.present.labels import CurveLabels, choose, reserve_right
+from scaling.present.labels import CurveLabels, reserve_right
 from scaling.study.errors import FitError
 from scaling.study.units import format_quantity
 
 RASTER = (
     20_000  # from this many points curves are a bitmap inside the vector file, which stays small
 )
+CELLS = 12  # cells of a learning-rate figure that are named at their curves
 GRID = 240  # budgets at which the envelope is drawn
 
 
@@ -91,7 +92,8 @@ def learning_rate(runs: Runs | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax: axes to draw on; new ones if None.
 
     Returns:
-        The axes. A star marks the vertex of the parabola through a cell's lowest three points; a
+        The axes. Lines join means of repeats, or the best batch of each rate where batches differ; more
+        than a dozen cells are told apart by a colour scale. A star marks the vertex of the parabola through a cell's lowest three points; a
         cell whose best rate is its smallest or largest has a hollow marker there instead.
 
     Raises:
@@ -102,12 +104,13 @@ def learning_rate(runs: Runs | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     colors = style.color_scale(points["C"])
     with style.drawing(ax) as ax:
         anchors = []
-        for cell, group in points.groupby("cell"):
-            color = colors.to_rgba(group["C"].iloc[0])
-            done = group[group["loss"].notna()]
-            ax.plot(done["lr"], done["loss"], "o-", color=color, mec="white", mew=0.5, zorder=3)
-            if len(done):
-                anchors.append((done["lr"].iloc[-1], done["loss"].iloc[-1], str(cell), color))
+        for cell, line in data["lines"].groupby("cell", sort=False):
+            color = colors.to_rgba(line["C"].iloc[0])
+            ax.plot(line["lr"], line["loss"], color=color, zorder=3)
+            anchors.append((line["lr"].iloc[-1], line["loss"].iloc[-1], str(cell), color))
+        done = points[points["loss"].notna()]
+        many = len(anchors) > CELLS
+        ax.scatter(done["lr"], done["loss"], c=colors.to_rgba(done["C"]), s=10 if many else 25, ec="white", lw=0.5, zorder=3)  # fmt: skip
         for row in minima.itertuples():
             color = colors.to_rgba(row.C)
             star: dict[str, Any] = (
@@ -118,15 +121,21 @@ def learning_rate(runs: Runs | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             ax.plot(row.lr, row.loss, ls="", mec=style.INK, mew=0.9, zorder=5, **star)
         style.set_log_axis(ax.xaxis, "lr")
         ax.set_xlim(*style.span(points["lr"]))
-        reserve_right(ax, inches=0.4 + 0.065 * max((len(a[2]) for a in anchors), default=0))
-        CurveLabels(ax, [anchors[i] for i in choose(len(anchors))], reach=6)
+        _keep_minima_in_view(ax, done, minima)
+        if many:  # names of so many would cover the curves
+            low, high = ax.get_ylim()
+            ax.set_ylim(low, high + 0.3 * (high - low))
+            style.add_color_bar(ax, colors, "compute 6ND [FLOPs]", kind="C", place=(0.03, 0.9, 0.36, 0.035))  # fmt: skip
+        else:
+            reserve_right(ax, inches=0.4 + 0.065 * max((len(a[2]) for a in anchors), default=0))
+            CurveLabels(ax, anchors, reach=6)
         _mark_diverged(ax, points, colors)
         ax.plot([], [], "*", ms=11, mfc=style.MUTED, mec=style.INK, label="minimum of the cell")
         if not minima["inside"].all():
             ax.plot(
                 [], [], "o", ms=8, mfc="none", mec=style.INK, label="best at the end of the range"
             )
-        ax.legend(loc="best")
+        ax.legend(loc="upper right" if many else "best")
         ax.set_title("Learning rate")
         ax.set_xlabel("peak learning rate [1/step]")
         ax.set_ylabel(style.loss_label(getattr(runs, "loss", "val_loss")))
@@ -207,18 +216,37 @@ def _learning_rate_data(runs: Runs | pd.DataFrame) -> dict[str, pd.DataFrame]:
     points = points.assign(
         C=6 * points["N"] * points["D"],
         diverged=frame["status"] == "diverged" if "status" in frame else False,
+        batch=frame["batch_tokens"].astype(float) if "batch_tokens" in frame else np.nan,
     )
     points.loc[points["diverged"], "loss"] = np.nan
     points = points[points["diverged"] | points["loss"].notna()]
     points["cell"] = _cells(points)
     points = points.sort_values(["C", "N", "lr"], ignore_index=True)
-    rows = [_best_rate(g.dropna(subset="loss")) for _, g in points.groupby("cell", sort=False)]
+    lines = _lines(points.dropna(subset="loss"))
+    rows = [_best_rate(g) for _, g in lines.groupby("cell", sort=False)]
     minima = pd.DataFrame([r for r in rows if r])
     if minima.empty:
         raise FitError(
             "learning_rate: no size was trained at two or more rates. Sweep the rate over at least three values."
         )
-    return {"runs": points, "minima": minima}
+    return {"runs": points.drop(columns="batch"), "lines": lines, "minima": minima}
+
+
+def _lines(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the loss at each rate of a cell: the mean of repeats, at the batch that is best there."""
+    at_batch = points.groupby(
+        ["cell", "lr", "batch"], as_index=False, sort=False, dropna=False
+    ).agg(N=("N", "first"), D=("D", "first"), C=("C", "first"), loss=("loss", "mean"))
+    best = at_batch.loc[at_batch.groupby(["cell", "lr"], sort=False)["loss"].idxmin()]
+    return best.drop(columns="batch").sort_values(["C", "N", "lr"], ignore_index=True)
+
+
+def _keep_minima_in_view(ax: Axes, done: pd.DataFrame, minima: pd.DataFrame) -> None:
+    """Let the minima rule the axis: a rate that nearly diverged leaves by the top of the frame."""
+    low, high = float(done["loss"].min()), float(minima["loss"].max())
+    top = min(float(done["loss"].max()), high + max(1.5 * (high - low), 0.25 * high))
+    pad = 0.05 * (top - low)
+    ax.set_ylim(low - pad, top + pad)
 
 
 def _cells(points: pd.DataFrame) -> list[str]:
@@ -239,7 +267,7 @@ def _nearby(values: Iterable[float]) -> list[float]:
 
 def _best_rate(group: pd.DataFrame) -> dict[str, Any]:
     """Return a cell's minimum: vertex in ln lr through the best point and its neighbours."""
-    means = group.groupby("lr", as_index=False)["loss"].mean()
+    means = group[["lr", "loss"]].reset_index(drop=True)
     if len(means) < 2:
         return {}
     best = int(means["loss"].argmin())
