@@ -57,7 +57,6 @@ _NAMES = {
     "sensitivity": "scaling.analysis.audits.multiverse",
     "audit": "scaling.analysis.audits.auditing",
     "gaps": "scaling.analysis.fits.disparity",
-    "transferred": "scaling.analysis.fits.worth",
     "seed_noise": "scaling.analysis.fits.replicates",
     "best_runs": "scaling.analysis.data.tuning",
     "RunConfig": "scaling.study.config",
