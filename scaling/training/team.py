@@ -24,6 +24,7 @@ from scaling.training.evaluate import Evaluation, evaluate, evaluate_sets
 from scaling.training.huggingface import starting_tensors
 from scaling.training.learner import Learner
 from scaling.training.member import Member
+from scaling.training.model import Transformer
 from scaling.training.scores import MissingScores
 from scaling.training.stack import StackedLearner
 
@@ -249,10 +250,16 @@ class Team:
             return
         from scaling.training.measures import take_all
 
+        model = self.learner.plain(number)
+        if not isinstance(model, Transformer):
+            member.book.warn(
+                f"measures: no process has the whole model under train.parallel=fsdp, so none were taken. Take them from the kept weights: scaling evaluate {member.plan.folder} measures=true"
+            )
+            return
         try:
             with self.prompt():
                 found = take_all(
-                    self.learner.plain(number),
+                    model,
                     member.data,
                     member.plan,
                     autocast=self.engine.autocast,
