@@ -21,7 +21,7 @@ _NAMES = {
     "fit": "scaling.analysis.fits.fitting",
     "Fit": "scaling.analysis.fits.fitting",
     "fit_groups": "scaling.analysis.fits.groups",
-    "transferred": "scaling.analysis.fits.transferred",
+    "transferred": "scaling.analysis.fits.worth",
     "read_schedules": "scaling.analysis.data.schedule",
     "multi_power_law": "scaling.analysis.laws.schedules",
     "tissue_law": "scaling.analysis.laws.schedules",
