@@ -1,5 +1,6 @@
 """Figures of what a fit costs and knows: collapse, correlations, waste, laws compared, tuning, fonts."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -19,6 +20,7 @@ from plot_data import TRUTH, best_size, isoflop_runs, record, true_loss
 from scaling.analysis.data.runs import load
 from scaling.analysis.fits.fitting import fit
 from scaling.analysis.forecasts.comparison import compare
+from scaling.analysis.frontier.isoflops import fit_isoflops
 from scaling.analysis.frontier.normalised import collapse
 from scaling.cli import main
 from scaling.present import fonts, plot, style
@@ -306,3 +308,12 @@ def test_learning_rate_takes_the_best_batch_of_each_rate():
     runs = data["runs"].dropna(subset="loss")
     assert data["lines"]["loss"].tolist() == runs.groupby("lr")["loss"].min().tolist()
     assert len(data["minima"]) == 1 and data["minima"]["inside"].all()
+
+
+def test_interval_that_is_open_or_reaches_zero_is_drawn(runs):
+    iso = fit_isoflops(runs)
+    open_ended = iso.budgets.assign(N_lo=[0.0, *iso.budgets["N_lo"][1:]], N_hi=np.inf)
+    iso = dataclasses.replace(iso, budgets=open_ended)
+    for ax in (plot.isoflop(iso), plot.frontier(iso)):
+        ax.figure.canvas.draw()
+        assert np.isfinite([*ax.get_xlim(), *ax.get_ylim()]).all()

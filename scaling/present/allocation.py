@@ -239,7 +239,7 @@ def _draw_stars(ax: Axes, stars: pd.DataFrame, label: str) -> None:
         zorder=4,
     )
     for row in known.itertuples():
-        style.keep_clear(ax, [row.C] * 12, np.geomspace(row.lo, row.hi, 12))
+        style.keep_clear(ax, [row.C] * style.ALONG, style.along(row.value, row.lo, row.hi))
     ax.plot(stars["C"], stars["value"], "*", ms=7 if len(stars) > MANY else 11, mfc=style.ISOFLOP, mec=style.INK, mew=0.7, zorder=5,
             label=label or None)  # fmt: skip
 

@@ -87,7 +87,7 @@ def _draw_minima(ax: Axes, minima: pd.DataFrame, colors: Any) -> None:
         if np.isfinite(row.N_lo):
             span = [[row.N - row.N_lo], [row.N_hi - row.N]]
             ax.errorbar(row.N, row.loss, xerr=span, color=style.INK, lw=1.3, capsize=3, zorder=4)
-            style.keep_clear(ax, np.geomspace(row.N_lo, row.N_hi, 12), [row.loss] * 12)
+            style.keep_clear(ax, style.along(row.N, row.N_lo, row.N_hi), [row.loss] * style.ALONG)
         ax.plot(
             row.N,
             row.loss,

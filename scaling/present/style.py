@@ -70,6 +70,7 @@ RC: Any = {
     "svg.hashsalt": "scaling",  # the same figure gives the same file
 }
 
+ALONG = 12  # places along an error bar that a legend keeps away from
 FORMATS = ("png", "svg", "pdf")
 UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
@@ -211,6 +212,11 @@ def keep_clear(ax: Axes, x: Any, y: Any) -> None:
     Matplotlib looks at lines and points for that place, not at error bars and bands.
     """
     ax.plot(x, y, ls="", marker="")
+
+
+def along(value: float, low: float, high: float) -> np.ndarray:
+    """Return places along an interval on a log axis; one that is open, or reaches 0, is cut."""
+    return np.geomspace(max(low, value / 1e3), min(high, value * 1e3), ALONG)
 
 
 def mark_held_out(ax: Axes, x: Any, y: Any, *, label: str = "", size: float = 6.5) -> None:
