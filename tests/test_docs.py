@@ -15,7 +15,10 @@ from scaling.cli import main
 from scaling.cli.compose import compose_sweep
 
 WEIGHTS = ("docs-generation", "docs-huggingface")  # their Python is run in test_readme.py
-GUIDES = [p for p in PAGES if blocks(p, "python", slow=True) and page_name(p) not in WEIGHTS]
+DRAWN = ("docs-figures",)  # its Python draws its pictures, in test_plot_more.py
+GUIDES = [
+    p for p in PAGES if blocks(p, "python", slow=True) and page_name(p) not in WEIGHTS + DRAWN
+]
 SLOW = [p for p in GUIDES if blocks(p, "python", slow=True) != blocks(p, "python")]
 TOLD = ("", "text")  # printed by a command, or a picture in letters
 
