@@ -168,6 +168,17 @@ TRANSLATED = {
 }  # fmt: skip
 
 
+def test_accuracy_beyond_one_is_told_the_span_that_is_left_above_chance():
+    law = laws.get("accuracy_from_loss")
+    x = np.linspace(3.0, 1.5, 12)  # far from the knee at a loss of 0.5: where it bends is not seen
+    params = {"floor": 0.25, "span": 2.0, "k": 1.5, "x0": 0.5}
+    table = pd.DataFrame({"params": 1e6, "tokens": np.geomspace(1e7, 1e9, 12), "val_loss": x, "accuracy": law(params, x=x)})  # fmt: skip
+    found = sl.fit(
+        sl.load(table).using(loss="accuracy"), law=law, fixed={"floor": 0.25}, intervals="none"
+    )
+    assert "W-CEILING" in codes(found.warnings) and "fixed.span=0.75" in " ".join(found.warnings)
+
+
 def test_bleu_beyond_a_hundred_is_warned_of_and_a_held_end_foresees():
     x, bleu = (np.array(list(v)) for v in (TRANSLATED.keys(), TRANSLATED.values()))
     table = pd.DataFrame({"params": 8e3 * 2 ** (np.arange(12) % 3), "tokens": 75e3 * 2 ** (np.arange(12) // 3), "val_loss": x, "bleu": bleu})  # fmt: skip

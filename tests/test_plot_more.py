@@ -103,6 +103,18 @@ def test_collapse_measures_what_seeds_differ_by(tmp_path):
     assert found.between < 0.01 < found.seeds  # divided by their own ends the seeds agree
 
 
+def test_collapse_tells_runs_off_the_path_from_curves_that_cannot_be_divided(tmp_path):
+    runs = curved(tmp_path / "one")
+    (tmp_path / "one" / runs.table["run_id"].iloc[0] / "metrics.jsonl").write_text(
+        json.dumps({"step": 1, "tokens": 10.0, "val_loss": 3.0}) + "\n"
+    )
+    found = collapse(held_fit(runs), floor=TRUTH["E"], within=None)
+    assert (found.left_out, found.unread) == (0, 1)
+    assert "1 runs left out: a curve of one point" in found.summary().note
+    high = float(runs.L.min()) + 1e-6  # above the end of the best run
+    assert collapse(held_fit(curved(tmp_path / "two")), floor=high).unread == 1
+
+
 def test_collapse_says_what_it_lacks(tmp_path, law):
     with pytest.raises(FitError, match="no training curves"):
         plot.collapse(law)

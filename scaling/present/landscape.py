@@ -33,8 +33,8 @@ def surface(
         ax: axes to draw on; new ones if None.
 
     Returns:
-        The axes. The path is dashed beyond the compute of the runs. Shaded is where the same loss could
-        be had for at most 10, 50 and 100 % less than was spent there, counted from the least compute.
+        The axes. The path is dashed beyond the compute of the runs. Shaded is where at most 10, 50 and
+        100 % more compute is spent than the least that reaches the same loss.
 
     Raises:
         FitError: the law is not one of N and D.

@@ -100,9 +100,8 @@ def _waste_data(fit: Fit, C: Any) -> dict[str, pd.DataFrame]:
     factor = np.geomspace(1 / REACH, REACH, STEPS)
     lines = pd.concat([_line(fit, float(c), factor) for c in np.unique(budgets)], ignore_index=True)
     best = fit.optimal(rows["C"].to_numpy(float))["N"].to_numpy(float)
-    surface = replace(
-        as_surface(fit), draws={}
-    )  # points have no intervals: a thousand take seconds
+    # points have no intervals: a thousand take seconds
+    surface = replace(as_surface(fit), draws={})
     share = deadweight(surface, rows["N"].tolist(), rows["D"].tolist()).frame["share"].to_numpy(float)  # fmt: skip
     runs = rows.assign(factor=rows["N"] / best, percent=100 * share / (1 - share))
     return {"lines": lines, "runs": runs, "valley": _valley(lines)}
@@ -118,17 +117,22 @@ def _line(fit: Fit, C: float, factor: np.ndarray) -> pd.DataFrame:
 
 
 def _valley(lines: pd.DataFrame) -> pd.DataFrame:
-    """Return per budget the sizes on either side at which the waste reaches `CHEAP`."""
+    """Return per budget the sizes on either side at which the waste reaches `CHEAP`; NaN beyond `REACH`."""
     found = []
     for C, line in lines.groupby("C"):
         x, y = np.log(line["factor"].to_numpy(float)), line["percent"].to_numpy(float)
         low, high = x <= 0, x >= 0
-        ends = np.interp(-CHEAP, -y[low], x[low]), np.interp(CHEAP, y[high], x[high])
+        ends = (
+            np.interp(-CHEAP, -y[low], x[low], left=np.nan),
+            np.interp(CHEAP, y[high], x[high], right=np.nan),
+        )
         found.append({"C": C, "percent": CHEAP, "smaller": np.exp(ends[0]), "larger": np.exp(ends[1])})  # fmt: skip
     return pd.DataFrame(found)
 
 
 def _mark_valley(ax: Axes, valley: pd.DataFrame) -> None:
     row = valley.iloc[-1]
+    if row.isna().any():  # a valley wider than the figure
+        return
     text = f"{CHEAP:g} % at {row['smaller']:.2g} and {row['larger']:.2g} times N*"
     ax.plot([row["smaller"], row["larger"]], [CHEAP] * 2, "|:", ms=9, mew=1.3, lw=1.2, color=style.INK, zorder=6, label=text)  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from scaling.analysis.data.conventions import loss_unit
 from scaling.analysis.data.runs import Runs
 from scaling.analysis.fits.fitting import Fit
 from scaling.present import page
@@ -40,7 +41,7 @@ def runs_section(rows: pd.DataFrame, runs: Runs, fit: Fit, *, places: Mapping[in
     """
     branched = has(rows, "parent")
     header = [
-        "run", "status", "role", "N", "D [tokens]", "C [FLOPs]", f"{runs.loss} [nats/token]", "standard error",
+        "run", "status", "role", "N", "D [tokens]", "C [FLOPs]", f"{runs.loss} [{loss_unit(runs.loss)}]", "standard error",
         "from the law [%]", "time", *(["branch of"] if branched else []),
     ]  # fmt: skip
     residual = fit.residuals().set_index("run_id")["residual"]

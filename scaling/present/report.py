@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from scaling.analysis.allocation.design import Sweep
+from scaling.analysis.data.conventions import loss_unit
 from scaling.analysis.data.runs import Runs
 from scaling.analysis.fits.fitting import Fit
 from scaling.analysis.frontier.envelope import Envelope
@@ -135,7 +136,7 @@ def _facts(runs: Runs, fit: Fit) -> dict[str, str]:
         "compute C [FLOPs]": _between(rows["C"], format_flops),
         "parameters N": _between(rows["N"], format_quantity),
         "tokens D": _between(rows["D"], format_quantity),
-        "lowest loss [nats/token]": f"{rows['L'].min():.4f}",
+        f"lowest {runs.loss} [{loss_unit(runs.loss)}]": f"{rows['L'].min():.4f}",
         "law": fit.law.name,
     }
 

@@ -67,10 +67,11 @@ class Tuning:
 
 
 def tune(model: Transformer, tuning: Tuning, *, seed: int) -> None:
-    """Freeze what does not train, and put adapters in place, whose first step changes nothing.
+    """Freeze what does not train, and put adapters in place, which change nothing before the first step.
 
     Args:
         model: with fresh weights, on its first device.
+        tuning: what trains.
         seed: that one half of each adapter is drawn from; the other is 0.
 
     Raises:

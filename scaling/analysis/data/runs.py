@@ -103,9 +103,8 @@ class Runs:
             else number(frame, FLOPS[self.flops][0])
         )
         frame["L"] = number(frame, self.loss)
-        if (
-            "init_hash" in frame and "pretrained" not in frame
-        ):  # 1 or 0, as laws of transfer read it
+        if "init_hash" in frame and "pretrained" not in frame:
+            # 1 or 0, as laws of transfer read it
             frame["pretrained"] = frame["init_hash"].notna().astype(float)
         return add_costs(frame, self.cost)
 

@@ -72,7 +72,8 @@ def check_ceiling(fit: Fit) -> Iterator[str]:
     end, top = float(np.max(fit.law(fit.params, x=0.0))), float(fit.runs.L.max())
     if end > best * (1 + PAST_BEST):
         ends = [n for n in fit.law.names if n in ("scale", "span")]
-        held = f"fixed.{ends[0]}={best:g}" if ends else "another law"
+        reach = best - fit.params.get("floor", 0.0)  # a span stands on its floor
+        held = f"fixed.{ends[0]}={reach:.3g}" if ends else "another law"
         yield warn(
             "W-CEILING",
             f"{fit.law.name} says {end:.3g} at a loss of 0, and {fit.runs.loss} is {best:g} at most: these runs, up to {top:.3g}, do not show where it bends, and what it says beyond them is too high. Hold the end where it is known ({held}), and train runs up to a third of it.",

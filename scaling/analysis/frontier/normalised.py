@@ -17,9 +17,7 @@ from scaling.study.table import Table
 from scaling.study.units import format_flops, format_quantity
 
 POINTS = 60  # of a run's compute at which curves are compared
-START = (
-    0.1  # share of a run before which curves are still shaped by warm-up; left out of the summary
-)
+START = 0.1  # share of a run until which warm-up still shapes a curve; left out of the summary
 SAME = 0.03  # sizes and tokens closer than this are one configuration
 
 
@@ -34,7 +32,8 @@ class Collapse:
             one configuration before each is divided by its end, relative to their mean; NaN
             without repeats), count (configurations there).
         floor: what was subtracted [nats/token]; within: factor around the efficient path.
-        left_out: how many runs with curves lie further from the path.
+        left_out: how many runs with curves lie further from the path; unread: how many near it have
+            one point, or come down to the floor.
     """
 
     curves: pd.DataFrame
@@ -42,6 +41,7 @@ class Collapse:
     floor: float
     within: float | None
     left_out: int
+    unread: int = 0
 
     @property
     def between(self) -> float:
@@ -72,6 +72,8 @@ class Collapse:
         note = [f"{note[0]}; floor {self.floor:.4g}."]
         if self.left_out:
             note.append(f"{self.left_out} runs left out: further than a factor {self.within:g} from the efficient path.")  # fmt: skip
+        if self.unread:
+            note.append(f"{self.unread} runs left out: a curve of one point, or one that comes down to the floor, cannot be divided by its end.")  # fmt: skip
         return Table(["N", "D [tokens]", "C [FLOPs]", "final loss"], rows, title="Collapse of training curves", note="\n".join(note))  # fmt: skip
 
     def __repr__(self) -> str:
@@ -95,8 +97,8 @@ def collapse(fit: Fit, *, within: float | None = 2.0, floor: float | None = None
         seeds is what Qiu et al. call supercollapse; it needs a learning rate that decays to zero.
 
     Raises:
-        FitError: no floor, no curves, a curve below the floor, or fewer than two configurations
-            near the path.
+        FitError: no floor, no curves, or fewer than two configurations near the path with curves
+            of two points above the floor.
 
     Source: Qiu et al. 2025, arXiv:2507.02119, section 2; there the horizon of each size is optimal
     by design, here runs are chosen by their distance from the fitted path.
@@ -109,17 +111,21 @@ def collapse(fit: Fit, *, within: float | None = 2.0, floor: float | None = None
         )
     rows = fit.runs.fit_rows.set_index("run_id")[["N", "D", "C"]]
     near = rows[_is_near(fit, rows, within)]
+    drawn = set(long["run_id"])
     long = long[long["run_id"].isin(near.index)]
-    curves = pd.concat([_normalise(g, near.loc[name], level) for name, g in long.groupby("run_id")] or [_EMPTY])  # fmt: skip
+    parts = [_normalise(g, near.loc[name], level) for name, g in long.groupby("run_id")]
+    # empty parts would make every column one of objects
+    curves = pd.concat([p for p in parts if len(p)] or [_EMPTY])
     kept = curves["run_id"].unique()
     kinds = _configurations(near.loc[kept]) if len(kept) else pd.Series(dtype=int)
     if kinds.nunique() < 2:
         raise FitError(
-            f"collapse: {kinds.nunique()} sizes with curves lie within a factor {within} of the efficient path; needs 2. Give a larger within=, or None for all runs."
+            f"collapse: {kinds.nunique()} sizes with curves above the floor {level:.4g} lie within a factor {within} of the efficient path; needs 2. "
+            "Give a larger within=, or None for all runs, or a lower floor=."
         )
     spread = _spread(curves, kinds, level)
-    left = int(rows.index.isin(fit.runs.curves()["run_id"]).sum() - len(kept))
-    return Collapse(curves.reset_index(drop=True), spread, level, within, left)
+    far, unread = len(drawn - set(near.index)), len((drawn & set(near.index)) - set(kept))
+    return Collapse(curves.reset_index(drop=True), spread, level, within, far, unread)
 
 
 _EMPTY = pd.DataFrame(columns=["run_id", "N", "D", "C", "x", "loss", "value"])
