@@ -261,3 +261,15 @@ def test_report_of_a_table_trains_nothing_and_quotes_its_path(tmp_path):
     assert words.count("scaling train") == 1  # what comes next; these runs are not ours
     assert "scaling report &#x27;表 格/数据.csv&#x27; law=" in words
     assert "sl.load(&quot;表 格/数据.csv&quot;)" in words
+
+
+def test_figure_that_cannot_be_drawn_leaves_the_page_to_the_others(tmp_path, monkeypatch):
+    from scaling.present import plot
+    from scaling.study.errors import FitError
+
+    def refuse(fit, **_):
+        raise FitError("profile: every value of E is <open>.")
+
+    monkeypatch.setattr(plot, "profiles", refuse)
+    text = plain(study(tmp_path)[0])
+    assert "profile is left out: profile: every value of E is &lt;open&gt;." in text

@@ -22,6 +22,7 @@ from scaling.present.listing import listed, runs_section
 from scaling.present.provenance import cite_section, repeat_section, setup_section, sweeps
 from scaling.present.verdict import checks, floor_table, limits, verdict
 from scaling.present.verification import verification_table, verify
+from scaling.study.errors import FitError
 from scaling.study.record import write_atomic
 from scaling.study.table import Table
 from scaling.study.units import format_flops, format_quantity
@@ -190,17 +191,21 @@ def _figures_section(
     """Return the figures, and the one that shows the run of each row: its curve where there is one."""
     drawers = draw_figures(runs, fit, iso, **study)
     drawers.pop("overview", None)  # its panels follow one by one
-    made = {}
+    made, left_out = {}, []
     for name, draw in drawers.items():
         if on_figure is not None:
             on_figure(name)
-        made[name] = page.live_figure(draw(), CAPTIONS[name], name=name, rows=rows)
+        try:
+            made[name] = page.live_figure(draw(), CAPTIONS[name], name=name, rows=rows)
+        except FitError as error:  # the page is there for the others
+            left_out.append(f"{name} is left out: {error}")
     places: dict[int, str] = {}
     for name in sorted(made, key=lambda name: name != "curves"):
         places = dict.fromkeys(made[name][1], name) | places
     figures = "".join(source for source, _ in made.values())
     hint = f"<details class='note screen'><summary>{page.text(HINT)}</summary><p id='keys'>{page.text(KEYS)}</p></details>"
-    return page.section("Figures", hint, f"<div class='figures'>{figures}</div>"), places
+    missing = "".join(page.paragraph(text, "note") for text in left_out)
+    return page.section("Figures", hint, f"<div class='figures'>{figures}</div>", missing), places
 
 
 def _fit_section(fit: Fit, iso: IsoFlops | None, envelope: Envelope | None) -> str:

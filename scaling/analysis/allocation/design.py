@@ -60,7 +60,7 @@ class Promise:
     Args:
         now: what is known of the aim; level: of the intervals, e.g. 0.9.
         narrowing: expected width after the runs over the width now, in logs, by the fitted law.
-        bracket: how many runs bracket the optimum, whatever the law.
+        bracket: how many runs bracket the optimum, whatever the law; one alone, where limits leave no more, is no bracket.
     """
 
     now: Standing
@@ -87,7 +87,7 @@ class Promise:
     def reasons(self) -> str:
         """Say why these runs, and what other laws would have the interval be."""
         now = self.now
-        said = f"The first {self.bracket} bracket the optimum at the largest budget, whatever the law. The others" if self.bracket else "The runs"  # fmt: skip
+        said = f"The first {self.bracket} bracket the optimum at the largest budget, whatever the law. The others" if self.bracket > 1 else "The runs"  # fmt: skip
         said += f" say most about it by {' and '.join(now.laws)}, given a misfit that would not show yet."
         if len(now.laws) > 1:
             said += f"\nThe runs so far do not tell these laws apart; over both the interval is {write_span(now.aim, now.low, now.high)}."

@@ -37,6 +37,7 @@ def phrase(params: str, flops: str, loss: str) -> str:
 # names, or their ends, of measures that are a share or a mean of shares
 SHARES = (
     "accuracy", "accuracy_norm", "masked_accuracy", "next_sentence_accuracy", "macro_f1", "rouge_1", "rouge_2", "rouge_l", "exact_match",
+    "induction_score",  # of attention
 )  # fmt: skip
 
 
