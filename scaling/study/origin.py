@@ -102,8 +102,8 @@ def _finished(folder: Path) -> list[tuple[RunRecord, Path]]:
         if not (file.parent / RUN_WEIGHTS).is_file():
             continue
         try:
-            record = read_record(file.parent)
-        except RecordError:
+            record = _record_at(file.parent, file.stat().st_mtime_ns)
+        except (RecordError, OSError):
             continue  # damaged: `scaling status` of that sweep says so
         if record.status == "done":
             found.append((record, file.parent))
@@ -120,6 +120,11 @@ def _alike(folder: Path, record: RunRecord, shape: ModelShape) -> bool:
         return False
     parts = (*PARTS, "encoder_layers")
     return all(getattr(other, key) == getattr(shape, key) for key in parts)
+
+
+@functools.lru_cache(maxsize=4096)  # each plan of a sweep asks for all of them
+def _record_at(folder: Path, _: int) -> RunRecord:
+    return read_record(folder)
 
 
 @functools.lru_cache(maxsize=256)

@@ -36,7 +36,7 @@ def judge_samples(model: Transformer, data: TokenData, plan: RunPlan) -> dict[st
     """Return measures of what a decoder writes behind held-out beginnings, at temperature 1.
 
     Of a source that is known: `sample_excess`, by how many nats a token that is written is less likely
-    under the source than the token that really stands there (0: the model writes as the source does);
+    under the source than the token that really stands there (0: as likely; below 0 the model writes likelier text than the source);
     where the source rules texts out, `sample_possible`, the share of texts that it could have written. Of
     other text: `sample_words`, the share of words that occur in the training text, and `sample_distinct`, of
     pairs of neighbouring words that are different ones.
