@@ -49,3 +49,9 @@ def test_readmes_lead_to_each_other_and_say_the_columns_alike():
         [m[2] for m in BLOCK.finditer(p.read_text("utf-8")) if m[1] == "yaml"] for p in PAIRS[0]
     ]
     assert yaml[0] == yaml[1]
+
+
+@pytest.mark.parametrize("page", [pair[0] for pair in PAIRS], ids=lambda p: p.stem)
+def test_chinese_sentence_is_punctuated_as_chinese_is(page):
+    prose = BLOCK.sub("", page.read_text("utf-8"))
+    assert re.findall(r"[\u4e00-\u9fff][,;:?(][\u4e00-\u9fff]", prose) == []
