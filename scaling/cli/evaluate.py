@@ -14,7 +14,7 @@ command can be repeated. Scores go to `val_sets` of run.json, and are columns of
 Finished runs whose text has a column that says the group (language, domain) are scored on each group of their
 own held-out text, and labelled ones judged by group: val_loss_GROUP, accuracy_GROUP; then `scaling gaps`:
 
-  scaling evaluate quickstart data.group_key=language
+  scaling evaluate mysweep data.group_key=language
 
 What runs are judged by beside their loss (accuracy, F1, BLEU, ROUGE: by their objective) is taken at their
 end; again, or for the first time, by measures=true. choices.NAME=FILE.jsonl asks multiple-choice questions,
