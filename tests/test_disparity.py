@@ -166,3 +166,10 @@ def test_a_group_without_any_error_does_not_stop_the_law():
     assert (table["accuracy_en"] == 1).any()
     found = sl.gaps(sl.load(table), measure="accuracy", resamples=20)
     assert found.perfect > 0 and "without any error" in found.summary().text()
+
+
+def test_a_group_that_is_perfect_in_every_run_is_named():
+    table = _table(("en", "stay"))
+    table["accuracy_en"], table["accuracy_stay"] = 1.0, 1.25 - table["val_bpb_stay"] / 4
+    with pytest.raises(FitError, match="accuracy_en: is 1, the most there can be, in all 36 runs"):
+        sl.gaps(sl.load(table), measure="accuracy")

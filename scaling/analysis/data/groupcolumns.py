@@ -67,12 +67,21 @@ def with_errors(runs: Runs, measure: str, groups: Sequence[str]) -> tuple[Runs, 
     Returns:
         The runs; the beginning of the columns to fit, MEASURE_error for 1 - MEASURE; and how many values were
         0, no error at all: for a law of powers they become half of the smallest error there is.
+
+    Raises:
+        FitError: a group makes no error in any run.
     """
     column, best = KINDS.get(measure, measure), best_of(measure)
     if best is None:
         return runs, column, 0
     errors = best - runs.table[[f"{column}_{g}" for g in groups]].astype(float)
     none = errors <= 0
+    for group, perfect in zip(groups, none.all(), strict=True):
+        if perfect:
+            raise FitError(
+                f"{column}_{group}: is {best:g}, the most there can be, in all {len(errors)} runs, so that no law of it can be fitted. "
+                "Leave the group out, groups=..., or judge the runs by harder examples."
+            )
     errors = errors.mask(none, 0.5 * float(errors[~none].min().min()))
     errors.columns = pd.Index([f"{column}{ERROR}{g}" for g in groups])
     table = pd.concat([runs.table.drop(columns=errors.columns, errors="ignore"), errors], axis=1)
