@@ -27,6 +27,8 @@ PLACES = (
     (r"data\.validation", "docs/evaluation.md"),
     (r"data\.(tokenizer|vocab)", "docs/data.md#tokenizers"),
     (r"data\.(path|text_key|group_key)|data[=:]", "docs/data.md#your-own-text"),
+    (r"finetune\b", "docs/transfer.md#what-trains"),
+    (r"model\.init_from=sweep:", "docs/transfer.md#weights-to-start-from"),
     (r"model\.init_from", "docs/huggingface.md#starting-from-weights"),
     (r"objective\b|data\.(classes|target)", "docs/tasks.md"),
     (r"(budget|model)\b", "docs/configuration.md#n-and-d"),
