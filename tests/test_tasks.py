@@ -109,3 +109,27 @@ def test_a_pair_takes_a_place_whatever_its_length(tmp_path):
         for part in (0, 1):
             words, length = data.train.read(np.array([26 * i]), part=part, most=12)
             assert (words[0, : length[0]] == expected[i][part]).all()
+
+
+def test_two_alphabets_write_the_same_sentences_and_each_is_a_group(tmp_path):
+    values = {
+        "source": "classify",
+        "classes": 5,
+        "rules": 4,
+        "depth": 3,
+        "size": 4000,
+        "val_tokens": 900,
+    }
+    mixed = DataConfig(**values, vocab=32, second_share=0.25, cache=str(tmp_path))
+    made, plain = Task(mixed), Task(DataConfig(**values, vocab=16))
+    texts = list(made.pairs(TRAIN, 4000))
+    second = np.array([text.min() >= 16 for text, _ in texts])
+    assert all(
+        (text.max() < 16) != is_second for (text, _), is_second in zip(texts, second, strict=True)
+    )
+    # 444 texts: four standard errors of a share of a quarter are 0.08
+    assert abs(second.mean() - 0.25) < 0.08
+    for (text, label), (same, its) in zip(texts, plain.pairs(TRAIN, 4000), strict=True):
+        assert (text % 16 == same).all() and label == its
+    data = prepare(mixed, context=9)
+    assert [held.group for held in data.sets] == ["first", "second"]

@@ -73,6 +73,7 @@ class DataConfig:
     rules: int = _key(32, "rules", "grammar, classify, translate, summarize: productions of each symbol, at most `vocab`; drawn by Zipf's law with exponent 1.5.", least=1)
     depth: int = _key(4, "levels", "grammar, classify, translate, summarize: levels of the hierarchy; a sentence has 2^depth tokens.", least=1, most=12)
     share: float = _key(0.5, "share of bytes", "bilingual: how much of the text is Chinese; the rest is English.", above=0, most=1)
+    second_share: float | None = _key(None, "share of texts", "classify: how many texts are written in a second alphabet that nothing else tells from the first, so that each is a group; it takes half of `vocab`. Null: one alphabet.", above=0, most=1)
     alpha: float = _key(0.5, "", "zipf_memory: exponent a of the context frequencies i^-(1+a).", above=0)
     noise: float = _key(0.0, "", "zipf_memory: standard deviation of ln loss between seeds; classify: share of labels that are drawn at random.", least=0)
     size: float = _key(16e6, "tokens", "Training text of a generated source, or read of a streamed dataset (stdlib and files have what they have).", least=1000)

@@ -118,6 +118,11 @@ def _check(config: DataConfig) -> None:
             f"data.group_key={config.group_key}: names a column of files, and data.source={config.source} has none. "
             "Leave it null; the bilingual source has its languages as groups by itself."
         )
+    if config.second_share is not None and config.source != "classify":
+        raise ConfigError(
+            f"data.second_share={config.second_share}: is of data.source=classify, not {config.source}. Leave it null; "
+            "the groups of your own pairs are a column, data.group_key."
+        )
     if config.source not in (*TEXTS, "pairs") and config.tokenizer != "bytes":
         raise ConfigError(
             f"data.tokenizer={config.tokenizer}: data.source={config.source} makes its own "
@@ -183,6 +188,8 @@ def _identity(config: DataConfig) -> dict[str, Any]:
         identity |= {"rules": config.rules, "depth": config.depth}
     if config.source == "classify":
         identity |= {"noise": config.noise}
+        if config.second_share is not None:
+            identity |= {"second_share": config.second_share}
     if config.source in ("translate", "summarize"):
         identity |= {"levels": config.levels}
     if config.source in PAIRS:

@@ -9,6 +9,9 @@ No pair of symbols has two parents, so that every sentence has one tree and ever
 
 Accuracy 1, BLEU 100 and ROUGE 1 can be reached; of labels that are drawn at random with share e, of C,
 1 - e + e / C. Texts to be written from have one to MOST sentences.
+
+With `second_share` the texts to classify are written in one of two alphabets, each a group of its own: the
+same held-out sentences in either, so that what parts their accuracies is what was seen of each.
 """
 
 from __future__ import annotations
@@ -26,10 +29,12 @@ from scaling.training.data.corpus import Progress
 from scaling.training.data.grammar import GrammarSource
 from scaling.training.data.pairs import Pair, summarise_pairs, write_pairs
 from scaling.training.data.randomness import hash_table, uniforms
+from scaling.training.data.slices import write_pair_slice
 
 MOST = 3  # sentences of a text to translate or to summarise
 VAL, TRAIN = 0, 1  # streams
 PIECE = 4096  # sentences at a time
+ALPHABETS = ("first", "second")
 
 
 def build_task(config: DataConfig, folder: Path, *, on_progress: Progress) -> dict[str, Any]:
@@ -39,7 +44,16 @@ def build_task(config: DataConfig, folder: Path, *, on_progress: Progress) -> di
     vocab = max(config.vocab, config.classes or 0)
     val = write_pairs(folder, "val", task.pairs(VAL, int(config.val_tokens)), vocab=vocab)
     train = write_pairs(folder, "train", task.pairs(TRAIN, int(config.size)), vocab=vocab)
+    shares = {} if config.second_share is None else dict(zip(ALPHABETS, (1 - config.second_share, config.second_share), strict=True))  # fmt: skip
+    slices = [
+        write_pair_slice(
+            folder, number, task.pairs(VAL, int(config.val_tokens), alphabet=number),
+            group=group, vocab=vocab, share=share,
+        )
+        for number, (group, share) in enumerate(shares.items())
+    ]  # fmt: skip
     return {
+        "slices": slices,
         "tokenizer": "none",
         "bytes_per_token": 1.0,
         "source_hash": hash_table(np.frombuffer(task.source_hash.encode(), np.uint8), task.code),
@@ -70,29 +84,36 @@ class Task:
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
+        self.symbols = config.vocab if config.second_share is None else config.vocab // 2
         self.grammar = GrammarSource(
-            config.vocab, rules=config.rules, depth=config.depth, seed=config.source_seed
+            self.symbols, rules=config.rules, depth=config.depth, seed=config.source_seed
         )
         self.source_hash = self.grammar.source_hash
         # a code without fixed points by the letter: word i becomes code[i]
         self.code = np.random.default_rng([config.source_seed, 3]).permutation(config.vocab)
 
-    def pairs(self, stream: int, tokens: int) -> Iterator[Pair]:
-        """Yield pairs of one stream until they have so many tokens; more begin as fewer do."""
+    def pairs(self, stream: int, tokens: int, *, alphabet: int | None = None) -> Iterator[Pair]:
+        """Yield pairs of one stream until they have so many tokens; more begin as fewer do.
+
+        Args:
+            alphabet: all texts in this one, 0 or 1; null: as `second_share` says.
+        """
         written = 0
-        for text, belonging in self._all_pairs(stream):
+        for text, belonging in self._all_pairs(stream, alphabet):
             if written >= tokens:
                 return
             written += len(text) + len(belonging)
             yield text, belonging
 
-    def _all_pairs(self, stream: int) -> Iterator[Pair]:
+    def _all_pairs(self, stream: int, alphabet: int | None) -> Iterator[Pair]:
         rng = np.random.default_rng([self.config.source_seed, 4, stream])
+        hands = np.random.default_rng([self.config.source_seed, 5, stream])
         width = 2**self.config.depth
         for uniform in uniforms(self.config.source_seed, stream, 1 << 40, size=PIECE * width):
             rows = self.grammar.grow(uniform.reshape(-1, width))
             if self.config.source == "classify":
-                yield from zip(rows, self._labels(rows, rng)[:, None], strict=True)
+                labels = self._labels(rows, rng)[:, None]
+                yield from zip(self._written(rows, hands, alphabet), labels, strict=True)
                 continue
             answers = self.answer(rows)
             edges = np.cumsum(rng.integers(1, MOST + 1, size=PIECE))
@@ -115,6 +136,16 @@ class Task:
             out = out.reshape(len(sentences), -1)
             symbols = level.parent[left, right]
         return out
+
+    def _written(
+        self, sentences: np.ndarray, rng: np.random.Generator, alphabet: int | None
+    ) -> np.ndarray:
+        """Return sentences, each in its alphabet."""
+        share = self.config.second_share
+        if share is None:
+            return sentences
+        second = rng.random(len(sentences)) < (share if alphabet is None else alphabet)
+        return sentences + self.symbols * second[:, None]
 
     def _labels(self, sentences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         classes = self.config.classes or 1
