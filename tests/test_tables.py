@@ -197,6 +197,40 @@ def test_single_missing_cells_are_filled_by_6nd_and_said():
         _ = load(table).N
 
 
+@pytest.mark.parametrize(
+    ("name", "unit", "factor"),
+    [("seen (B)", "B", 1e9), ("seen_billion", "billion", 1e9), ("词元（亿）", "1e8", 1e8)],
+)
+def test_unit_in_a_name_has_to_be_stated(name, unit, factor):
+    """0.1 to 5 `tokens` would fit without a word, and put every optimum off by the unit."""
+    table = FRAME.assign(D=D / factor).rename(columns={"D": name})
+    with pytest.raises(FitError, match=f"units.tokens={unit}; units.tokens=1 "):
+        load(table, columns={name: "tokens"})
+    same(load(table, columns={name: "tokens"}, units={"tokens": unit}))
+    small = load(table, columns={name: "tokens"}, units={"tokens": 1})
+    np.testing.assert_allclose(small.D, D / factor, rtol=1e-12)
+
+
+def test_whole_counts_need_no_unit_whatever_their_name():
+    same(load(FRAME.rename(columns={"D": "seen_B"}), columns={"seen_B": "tokens"}))
+
+
+def test_all_columns_that_are_missing_are_suggested_at_once():
+    table = FRAME.rename(columns={"N": "模型参数", "D": "tokens so far"})
+    with pytest.raises(FitError, match="'columns.模型参数=params' 'columns.tokens so far=tokens'"):
+        load(table)
+    with pytest.raises(FitError, match="'columns.tokens so far=tokens' columns.mine=params"):
+        load(FRAME.rename(columns={"N": "x", "D": "tokens so far"}))
+
+
+def test_row_without_a_value_is_named_with_its_number_and_a_way_on():
+    table = FRAME.copy()
+    table.loc[1, "loss"] = np.nan
+    with pytest.raises(FitError, match=r"in row1, counted from row0 .* column `status`"):
+        _ = load(table).L
+    assert len(load(table.assign(status=[None, "failed", None])).L) == 2
+
+
 def test_several_tables_are_labelled_by_study(tmp_path):
     FRAME.to_csv(tmp_path / "ours.csv", index=False)
     other = FRAME.assign(loss=L + 0.1)

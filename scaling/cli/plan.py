@@ -95,7 +95,7 @@ def describe_plan(
     convention = plans[0].config.model.params_convention.replace("_", "-")
     head = [f"{sweep.name}: {sweep.design.question}"] if sweep.design.question else []
     note = (
-        f"N is {convention}; emb + head are the token tables; 6ND uses N; counted is every matrix product, "
+        f"N is {convention}, asked → built; emb + head are the token tables; 6ND uses N; counted is every matrix product, "
         "attention and head too. Batch in tokens/step; lr and wd by rule in (N, D) unless set."
     )
     rules = describe_rules(plans) if sweep.design.trunks else []

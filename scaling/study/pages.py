@@ -49,7 +49,11 @@ WORDS = (
     (r"Train the sweep first", "docs/start.md"),
     (r"does not fit|fits? in(to)? memory|GiB|out of memory", "docs/distributed.md#memory"),
     (r"mixed=", "docs/loading.md#runs-that-do-not-belong-in-one-fit"),
-    (r"no column|columns\.", "docs/loading.md#names-and-units"),
+    (r"no column|columns\.|units\.", "docs/loading.md#names-and-units"),
+    (
+        r"Leave these rows out|Check the column",
+        "docs/loading.md#what-is-refused-and-what-is-doubted",
+    ),
 )
 
 # A slip of the finger, which the message itself corrects.

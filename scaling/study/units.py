@@ -95,7 +95,7 @@ def format_bytes(count: float | None) -> str:
         return "-"
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1024:
-            return f"{count:.3g} {unit}"
+            return f"{count:.3g} {unit}" if abs(count) < 999.5 else f"{count:.0f} {unit}"
         count /= 1024
     return f"{count:.3g} TiB"
 

@@ -26,6 +26,20 @@ ALIASES = {
     "val_loss": ("val_loss", "loss", "L", "l", "final_loss", "validation_loss", "eval_loss",
                  "test_loss", "final_val_loss"),
 }  # fmt: skip
+# Words that only ever suggest a column, in tables that people keep in Chinese or with units in the name.
+HINTS = {
+    "params": ("param", "参数", "模型大小"),
+    "tokens": ("token", "词元", "数据量"),
+    "flops": ("flop", "算力", "计算量"),
+    "val_loss": ("loss", "损失"),
+}
+# A unit at the end of a name: `tokens (B)`, `n_params_M`, `seen_billion`, `参数(亿)`.
+_UNIT = re.compile(
+    r"(?:[\s_]|[\s_]*[(\[（])(?P<unit>k|M|B|T|bn|mio|thousands?|millions?|billions?|trillions?|万|百万|亿|十亿)[)\]）]?$"
+)
+_FACTORS = {"bn": "B", "mio": "M", "万": "1e4", "百万": "1e6", "亿": "1e8", "十亿": "1e9"}
+# Below this a column whose name ends in a unit holds that unit; whole counts of real runs lie above.
+_WHOLE = 1e6
 OWN_PARAMS = ("params_non_embedding", "params_total")  # N whose convention is known
 
 
@@ -74,7 +88,8 @@ class ColumnMap:
         """Return the table with our names and units.
 
         Raises:
-            FitError: two columns for one name, an unknown unit, a cell that is no number.
+            FitError: two columns for one name, an unknown unit, a cell that is no number; a name that
+                ends in a unit nobody stated, with numbers as small as if it held.
         """
         table = _strip_names(source, where)
         table = _rename_as_asked(table, self.columns, where)
@@ -82,6 +97,7 @@ class ColumnMap:
         for name in [*ALIASES, *OWN_PARAMS, "bytes_per_token", *self._units(table)]:
             if name in table:
                 table[name] = read_numbers(table[name], where=f"{where}: column {name!r}")
+        self._check_units(table, where)
         per_byte = table.get("bytes_per_token", self.bytes_per_token)
         for name, unit in self._units(table).items():
             table[name] = convert(table[name], unit, name=name, bytes_per_token=per_byte)
@@ -91,6 +107,23 @@ class ColumnMap:
         """The units by our names, for the columns this table has."""
         named = {self.columns.get(k) or _canonical(k) or k: unit for k, unit in self.units.items()}
         return {name: unit for name, unit in named.items() if name in table}
+
+    def _check_units(self, table: pd.DataFrame, where: str) -> None:
+        """Refuse counts whose own name says that they are in millions or the like, where no unit was stated."""
+        stated = self._units(table)
+        for mine, ours in self.columns.items():
+            found = _UNIT.search(mine)
+            counts = ours in ("params", "tokens", "flops") and ours in table
+            if not (found and counts) or ours in stated:
+                continue
+            most = float(np.nanmax(table[ours].to_numpy(float), initial=0))
+            if most < _WHOLE:
+                said = found["unit"]
+                unit = _FACTORS.get(said, said.rstrip("s"))
+                raise FitError(
+                    f"{where}: column {mine!r} says {said}, its largest value is {most:.6g}, and no unit was stated. Say "
+                    f"units={{{ours!r}: {unit!r}}}, on the command line units.{ours}={unit}; units.{ours}=1 where they are whole counts."
+                )
 
     def check_used(self, sources: list[pd.DataFrame]) -> None:
         """Refuse names that no source has; a typing error would otherwise go unnoticed.
@@ -170,9 +203,13 @@ def suggest(missing: str | Sequence[str], columns: Any) -> str:
     names = [missing] if isinstance(missing, str) else list(missing)
     found = {mine: name for name in names if (mine := _closest(name, columns))}
     hint = f" Did you mean {', '.join(map(repr, found))}?" if found else ""
-    shown = found or {"mine": names[0]}
+    left = [name for name in names if name not in found.values()]
+    shown = {**found, **{"mine" if len(left) == 1 else f"my_{n}": n for n in left}}
     words = " ".join(shlex.quote(f"columns.{mine}={name}") for mine, name in shown.items())
-    return f"{hint} Use load(..., columns={shown}), on the command line {words}."
+    return (
+        f"{hint} Use load(..., columns={shown}), a file runs.columns.yaml beside runs.csv, "
+        f"on the command line {words}."
+    )
 
 
 def _closest(missing: str, columns: Any) -> str | None:
@@ -184,7 +221,11 @@ def _closest(missing: str, columns: Any) -> str | None:
         if close:
             return spelled[close[0]]
     words = {_plain(a) for a in known}
-    return next((c for plain, c in spelled.items() if words & set(plain.split("_"))), None)
+    by_word = next((c for plain, c in spelled.items() if words & set(plain.split("_"))), None)
+    hints = HINTS.get(missing, ())
+    return by_word or next(
+        (c for plain, c in spelled.items() if any(h in plain for h in hints)), None
+    )
 
 
 def fill_by_6nd(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, list[str]]:

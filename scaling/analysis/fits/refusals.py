@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ def check_values(rows: pd.DataFrame, names: Mapping[str, str]) -> None:
             other = ", or count by runs.using(flops='6nd')" if name == "C" else ""
             raise FitError(
                 f"runs: {name} ({convention}) must be finite and above 0; got {rows.loc[first, name]} in "
-                f"{rows.loc[first, 'run_id']} ({bad.sum()} such of {len(rows)}). Leave these rows out{other}."
+                f"{_place(rows.loc[first, 'run_id'])} ({bad.sum()} such of {len(rows)}). Leave these rows out: delete them, "
+                f"or write `failed` into a column `status` there{other}."
             )
         low, high = LIMITS
         absurd = (values < low) | (values > high)
@@ -47,6 +49,13 @@ def check_values(rows: pd.DataFrame, names: Mapping[str, str]) -> None:
                 f"runs: {name} ({convention}) is {rows.loc[first, name]:.4g} in {rows.loc[first, 'run_id']} ({absurd.sum()} such of "
                 f"{len(rows)}), outside {low:g} to {high:g}. Check the column and its units: load(..., units=...)."
             )
+
+
+def _place(run_id: object) -> str:
+    """Return the name of a run; rows without one are numbered, and it says from where."""
+    return (
+        f"{run_id}, counted from row0" if re.search(r"(^|:)row\d+$", str(run_id)) else str(run_id)
+    )
 
 
 def check_scale(rows: pd.DataFrame) -> None:
