@@ -43,7 +43,7 @@ bench: setup  ## measure start-up, throughput and fits; benchmarks/README.md sho
 
 site: $(VENV)/.ready-test  ## the documentation as a site, in site/; a broken link is an error
 	$(SITE_ENV) $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "open site/index.html in a browser"
+	@echo "open site/index.html in a browser; searching needs the site served: make serve"
 
 serve: $(VENV)/.ready-test  ## the same on http://127.0.0.1:8000, built again when a page changes
 	$(SITE_ENV) $(BIN)/python -m mkdocs serve

@@ -89,3 +89,9 @@ def test_table_reads_well_at_a_prompt_and_in_a_notebook():
     )
     assert repr(table) == table.text() and "first line\nsecond" in repr(table)
     assert "first line<br>second &lt; line" in table._repr_html_()
+
+
+def test_columns_of_chinese_are_aligned_in_a_terminal():
+    # each Chinese character takes two columns of a terminal
+    text = Table(["token", "p"], [["昨天", "0.5"], ["轻轻地", "1"], ["a", "2"]]).text()
+    assert text.splitlines() == ["token     p", "------  ---", "昨天    0.5", "轻轻地    1", "a         2"]  # fmt: skip

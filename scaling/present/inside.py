@@ -130,9 +130,9 @@ def lens_figure(lens: Depths, *, font: str = "") -> Figure:
     """
     M, T = lens.loss.shape
     labels = [*lens.tokens, *lens.predicted[:, :, 0].ravel()]
-    with _labelled(labels, font), style.panels(1, 2, size=(2.6 + 0.55 * T + 2.4, 1.6 + 0.42 * M)) as (figure, axes):  # fmt: skip
+    with _labelled(labels, font), style.panels(1, 2, size=(5.0 + 0.55 * max(T, 7), 1.6 + 0.42 * M)) as (figure, axes):  # fmt: skip
         left, right = axes
-        left.get_gridspec().set_width_ratios([max(1.0, 0.22 * T), 1.0])
+        left.get_gridspec().set_width_ratios([max(1.6, 0.22 * T), 1.0])
         best_MT = lens.probability[:, :, 0]
         left.imshow(best_MT, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
         left.grid(False)
@@ -172,7 +172,8 @@ def onset(runs: Runs, fit: Fit | None = None, *, ax: Axes | None = None) -> Axes
                 y = fit.law(fit.params, **{x: given[x] for x in fit.law.inputs})
                 ax.plot(D, y, ls="--", lw=1.4, color=scale.to_rgba(N))
         style.set_log_axis(ax.xaxis, "D")
-        ax.set(xlabel="training tokens D", ylabel=runs.loss.replace("_", " "), title="each line one seed; dashed the law")  # fmt: skip
+        ax.set(xlabel="training tokens D", ylabel=runs.loss.replace("_", " "))
+        ax.set_title("Each line one seed" if fit is None else "Each line one seed; dashed the law")
         ax.legend()
         style.remember(ax, {"runs": table})
     return ax

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,11 +29,11 @@ class Table:
     def text(self) -> str:
         """Return the table in plain text with aligned columns."""
         cells = [list(self.header), *[[str(c) for c in row] for row in self.rows]]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.header))]
+        widths = [max(_width(row[i]) for row in cells) for i in range(len(self.header))]
         right = self._right()
         lines = [
             "  ".join(
-                c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)
+                _padded(c, w, right=r) for c, w, r in zip(row, widths, right, strict=True)
             ).rstrip()
             for row in cells
         ]
@@ -99,6 +100,19 @@ class Table:
 
     def _right(self) -> list[bool]:
         return [_is_numeric(row[i] for row in self.rows) for i in range(len(self.header))]
+
+
+def _width(cell: str) -> int:
+    """Columns of a terminal: a Chinese character takes two, an accent on the letter before it none."""
+    if cell.isascii():
+        return len(cell)
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in cell)
+    return len(cell) + wide - sum(map(bool, map(unicodedata.combining, cell)))
+
+
+def _padded(cell: str, width: int, *, right: bool) -> str:
+    space = " " * (width - _width(cell))
+    return space + cell if right else cell + space
 
 
 def _is_numeric(cells: Iterable[str]) -> bool:
