@@ -163,6 +163,10 @@ def test_single_run_says_what_came_out(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["compare", "runs.csv"],
+            "there is no verb 'compare'. There is scaling.compare(...) in Python.",
+        ),
         (["trian"], "there is no verb 'trian'. Did you mean 'train'?"),
         (["train", "quickstrat"], "there is no sweep 'quickstrat'. Did you mean 'quickstart'?"),
         (

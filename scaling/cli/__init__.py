@@ -99,8 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from scaling.study.errors import ScalingError, did_you_mean
 
     if verb not in VERBS:
+        import scaling
+
+        function = f" There is scaling.{verb}(...) in Python." if verb in scaling._NAMES else ""
         print(
-            f"scaling: there is no verb {verb!r}.{did_you_mean(verb, VERBS)} Try `scaling --help`.",
+            f"scaling: there is no verb {verb!r}.{did_you_mean(verb, VERBS)}{function} Try `scaling --help`.",
             file=sys.stderr,
         )
         return 1
