@@ -113,6 +113,21 @@ def test_line_is_split_as_far_as_it_is_typed():
     assert split_line('a "b c" d\\ e') == ["a", "b c", "d\\ e"]
 
 
+@pytest.mark.parametrize(
+    "name", ["$(touch taken)", "`touch taken`", ";touch taken", "a b", "*", "'"]
+)
+def test_names_of_files_are_never_commands(place, name):
+    """What Tab puts into a line of bash is one word, and it is the name."""
+    (place / "results" / f"z{name}\nnot one").mkdir()
+    (place / "results" / f"zq{name}").mkdir()
+    line = (
+        "source <(scaling completion bash); COMP_LINE='scaling fit zq'; COMP_POINT=14; COMP_WORDS=(scaling); "
+        "_scaling_complete; eval \"printf '<%s>' ${COMPREPLY[*]}\""
+    )
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout == f"<zq{name}>" and not (place / "taken").exists()
+
+
 def test_unknown_shell_is_refused_with_a_cure(capsys):
     assert main(["completion", "bsh"]) == 1
     assert "Did you mean 'bash'?" in capsys.readouterr().err

@@ -145,6 +145,8 @@ def test_slurm_is_asked_with_a_time_limit(tmp_path, monkeypatch):
         tmp_path / "bin", "sinfo", "echo slurm_load_partitions: Unable to contact >&2; exit 1\n"
     )
     assert "Unable to contact" in check_slurm([]).found
+    _program(tmp_path / "bin", "sinfo", "printf '\\377\\376 no text\\n' >&2; exit 1\n")
+    assert "no text" in check_slurm([]).found
     monkeypatch.setenv("PATH", str(tmp_path))
     assert check_slurm([]).verdict == "absent"
 

@@ -131,6 +131,8 @@ def test_parts_need_weights_and_lora_the_standard_rates(decoder, tmp_path):
         small_plan(tmp_path, **{"finetune.parts": "head"})
     with pytest.raises(ConfigError, match="Set optim.parametrization=standard"):
         begin(decoder, tmp_path, **{"finetune.parts": "lora", "optim.parametrization": "mup"})
+    with pytest.raises(ConfigError, match="Set finetune.rank=16 or less"):
+        begin(decoder, tmp_path, **{"finetune.parts": "lora", "finetune.rank": 17})
 
 
 def test_keys_that_are_not_read_leave_the_name_alone(decoder, tmp_path):

@@ -102,6 +102,7 @@ def test_init_never_overwrites(place, capsys):
         (["name=null"], ["'null' cannot name a sweep"]),
         (["dta=x.txt"], ["dta: no such option", "Did you mean 'data'?"]),
         (["other"], ["'other': a second folder"]),
+        (["--force"], ["'--force': a second folder"]),
     ],
     ids=lambda value: value[0],
 )
@@ -114,6 +115,28 @@ def test_init_refuses_with_a_cure_and_writes_nothing(place, capsys, arguments, w
     told = capsys.readouterr().err
     assert all(word in told for word in words), told
     assert not (place / "study").exists()
+
+
+@pytest.mark.parametrize("name", ["--force", "-x", ""])
+def test_init_begins_no_folder_by_a_mistyped_option(place, capsys, name):
+    assert main(["init", name]) == 1
+    assert "is no folder to begin in" in capsys.readouterr().err
+    assert not files_of(place)
+
+
+def test_init_says_that_a_folder_takes_no_file(place, capsys):
+    (place / "file").touch()
+    assert main(["init", "file/study"]) == 1
+    assert "Not a directory. Free room, or take another folder" in capsys.readouterr().err
+
+
+def test_init_keeps_signs_that_configurations_would_replace(place):
+    (place / "${oc.env:HOME}").mkdir()
+    text = write_text(place / "${oc.env:HOME}" / "a$b.txt", 400_000)
+    assert main(["init", ".", "name=mine", f"data={text}", "question=Is ${x} \\${y} all?"]) == 0
+    sweep = compose_sweep(["sweeps=mine"])
+    assert {p.config.data.path for p in sweep.points} <= {str(text), "${oc.env:HOME}/a$b.txt"}
+    assert sweep.design.question == "Is ${x} \\${y} all?"
 
 
 def test_sweep_fits_into_the_text_it_is_made_for(place):

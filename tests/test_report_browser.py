@@ -128,6 +128,8 @@ def test_runs_are_filtered_by_words_and_conditions(page, study):
     small = (rows["N"] > 1e4) & (rows["L"] < 3) & (rows["role"] == "fit")
     assert sorted(column(page, "run")) == sorted(rows["run_id"][small]) and 0 < small.sum() < 21
     assert page.inner_text(".filter output") == f"{small.sum()} of 22 runs"
+    page.fill(".filter input", "constructor=1")  # a word that every object of a script has
+    assert page.inner_text(".filter output") == "0 of 22 runs"
     page.fill(".filter input", "")
 
 

@@ -43,8 +43,8 @@ def find_candidates(words: list[str]) -> list[Candidate]:
         words: what is typed behind `scaling`, the last one as far as the cursor.
     """
     *before, word = words or [""]
-    found = _all(before, word)
-    return sorted({c.text: c for c in found if c.text.startswith(word)}.values(), key=_order)
+    found = (c for c in _all(before, word) if c.text.startswith(word) and c.text.isprintable())
+    return sorted({c.text: c for c in found}.values(), key=_order)
 
 
 def _order(candidate: Candidate) -> tuple[bool, str]:
@@ -164,7 +164,7 @@ def law_names() -> set[str]:
 
 def _listed(text: str) -> list[str]:
     """Values that a key's sentence lists behind its colon: `What is minimised: a, b, c.`"""
-    values = text.partition(": ")[2].rstrip(".").split(", ")
+    values = text.partition(": ")[2].partition(";")[0].rstrip(".").split(", ")
     return values if len(values) > 2 and all(re.fullmatch(r"\w+", v) for v in values) else []
 
 

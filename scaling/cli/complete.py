@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from scaling.cli.candidates import find_candidates
 
+# bash puts a candidate into the line as it is, where `;` or `$(` in a file's name would be a command
+_ACTS = re.compile(r"""[\s!"#$&'()*;<>?@[\\\]^`{|}~]""")
 _WORD = re.compile(r"""(?:[^\s"'\\]|\\.?|"[^"]*"?|'[^']*'?)+""")
 
 
@@ -21,7 +23,7 @@ def run_complete(arguments: Sequence[str]) -> int:
         line, breaks = [*rest, "", ""][:2]
         words = split_line(line)[1:]
         cut = _cut(words[-1] if words else "", breaks)
-        lines = [c.text[cut:] for c in find_candidates(words)]
+        lines = [_ACTS.sub(r"\\\g<0>", c.text[cut:]) for c in find_candidates(words)]
     else:
         found = find_candidates(rest)
         lines = [

@@ -16,8 +16,11 @@ from scaling.study.errors import ConfigError, did_you_mean
 BASH = """\
 # To install: scaling completion bash > ~/.scaling-completion.bash; echo 'source ~/.scaling-completion.bash' >> ~/.bashrc
 _scaling_complete() {
-    local IFS=$'\\n' command="${COMP_WORDS[0]/#\\~/$HOME}"
-    COMPREPLY=($("$command" complete bash "${COMP_LINE:0:COMP_POINT}" "$COMP_WORDBREAKS" 2>/dev/null))
+    local IFS=$'\\n' line command="${COMP_WORDS[0]/#\\~/$HOME}"
+    COMPREPLY=()
+    # line by line: nothing in a name is expanded
+    while read -r line; do COMPREPLY+=("$line"); done < <(
+        "$command" complete bash "${COMP_LINE:0:COMP_POINT}" "$COMP_WORDBREAKS" 2>/dev/null)
     # a key goes on with its value: no space behind it
     [[ ${COMPREPLY[0]} == *[=./] ]] && compopt -o nospace
     return 0

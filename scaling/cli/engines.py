@@ -40,8 +40,8 @@ def ask_slurm() -> tuple[str, list[str]]:
     """Return what is wrong with Slurm's controller (empty: nothing) and its partitions."""
     try:
         done = subprocess.run(
-            ["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=SECONDS
-        )
+            ["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, errors="replace", timeout=SECONDS
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"its controller did not answer in {SECONDS:.0f} s", []
     except OSError as error:

@@ -58,7 +58,12 @@ def read_request(arguments: Sequence[str]) -> tuple[Path, Starter]:
         raise ConfigError(
             f"{places[1]!r}: a second folder after {places[0]!r}. Give one; quote names with spaces."
         )
-    folder = Path(places[0] if places else ".").expanduser()
+    given = places[0] if places else "."
+    if not given.strip() or given.startswith("-"):
+        raise ConfigError(
+            f"{given!r}: is no folder to begin in. Write scaling init my_study; scaling init --help lists the options."
+        )
+    folder = Path(given).expanduser()
     if folder.absolute() == data_dir("sweeps").parent:
         raise ConfigError(
             f"{folder}: is the package's own folder. Make yours beside it: scaling init ../my_study"
@@ -103,7 +108,8 @@ def write_files(folder: Path, files: dict[str, str]) -> tuple[list[str], list[st
     """Write files that are not there yet; return the names of those written and of those kept.
 
     Raises:
-        ConfigError: one of them is there with other content; nothing is written then.
+        ConfigError: one of them is there with other content, and nothing is written then; or the
+            folder takes no file.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file. Give the name of a folder; nothing was written.")
@@ -117,8 +123,13 @@ def write_files(folder: Path, files: dict[str, str]) -> tuple[list[str], list[st
     written = [name for name in files if name not in kept]
     for name in written:
         path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, files[name])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, files[name])
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: {error.strerror or error}. Free room, or take another folder; the same command writes what is missing."
+            ) from error
     return written, kept
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,12 @@ def _tokens(flops: float, ratio: float) -> float:
     return make_plan(config).tokens
 
 
+def quoted(text: str) -> str:
+    """Return a text as a configuration holds it, where a bare ${ would stand for another key's value."""
+    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return json.dumps(plain, ensure_ascii=False)
+
+
 @dataclass(frozen=True)
 class Starter:
     """A study that can be planned, trained and fitted as it is written.
@@ -121,7 +128,7 @@ class Starter:
         low, middle, high = (f"{b:.3g}".replace("+", "") for b in scale.budgets)
         return {
             "name": self.name, "question": self.question,
-            "quoted_question": json.dumps(self.question, ensure_ascii=False),
+            "quoted_question": quoted(self.question),
             "cost": scale.cost, "ratios": str(list(RATIOS)),
             "low": low, "middle": middle, "high": high,
             "check": f"{CHECK * scale.flops:.3g}".replace("+", ""),
@@ -134,9 +141,9 @@ class Starter:
         place = self.text.path.absolute()
         inside = place.is_relative_to(folder.absolute())
         path = place.relative_to(folder.absolute()) if inside else place
-        lines = ["source: text", f"path: {json.dumps(str(path), ensure_ascii=False)}"]
+        lines = ["source: text", f"path: {quoted(str(path))}"]
         if self.text.key != "text":
-            lines.append(f"text_key: {json.dumps(self.text.key, ensure_ascii=False)}")
+            lines.append(f"text_key: {quoted(self.text.key)}")
         return "\n".join(lines)
 
     def describe(self) -> list[str]:

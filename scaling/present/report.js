@@ -65,7 +65,7 @@ for (const table of all("table.sortable")) {
 }
 const names = all("#runs thead th").map(h => h.textContent.trim());
 const columnOf = word => names.findIndex(n => n.toLowerCase() === word || n.toLowerCase().split(/[ [_]/)[0] === word || n.toLowerCase().split(" [")[0] === word);
-const ALIAS = { loss: names.findIndex(n => n.startsWith("C [")) + 1, residual: names.findIndex(n => n.startsWith("from the law")) };
+const ALIAS = { __proto__: null, loss: names.findIndex(n => n.startsWith("C [")) + 1, residual: names.findIndex(n => n.startsWith("from the law")) };
 const condition = word => {
   const found = /^([a-z_]+)(<=|>=|<|>|=)(.+)$/i.exec(word);
   const column = found ? (ALIAS[found[1].toLowerCase()] ?? columnOf(found[1].toLowerCase())) : -1;

@@ -142,6 +142,11 @@ def check_parts(config: RunConfig, shape: ModelShape) -> None:
         raise ConfigError(
             f"finetune.blocks={blocks}: the model has {shape.layers}. Set finetune.blocks={shape.layers} or less."
         )
+    if parts == "lora" and config.finetune.rank > shape.width:
+        raise ConfigError(
+            f"finetune.rank={config.finetune.rank}: no matrix of the model has a rank above its width, {shape.width}. "
+            f"Set finetune.rank={shape.width} or less."
+        )
     if parts == "lora" and config.optim.parametrization != "standard":
         raise ConfigError(
             f"finetune.parts=lora: rates of adapters are not known under optim.parametrization={config.optim.parametrization}. "
