@@ -146,6 +146,7 @@ def next_steps(folder: Path, name: str) -> str:
         (f"scaling train {name}", "train it; again: what is missing"),
         (f"scaling fit {name}", "the law, the best size for a budget, what to doubt"),
         (f"scaling verify {name}", "foretell a larger run, train it, compare"),
+        (f"scaling report {name}", "one page with every figure, to look at and to send"),
     ]
     wide = max(len(command) for command, _ in steps) + 3
     lines = [f"  {command:{wide}}{what}".rstrip() for command, what in steps]

@@ -40,10 +40,10 @@ def judge_curves(
         warnings.append(warn("W-SCATTER", f"The minima scatter {100 * line.excess:.2g} % around their power law beyond what the noise explains; the intervals include it. Look for odd runs, untuned sizes or a bend; compare with method='law'."))  # fmt: skip
     if any("edge" in s.reason or "downward" in s.reason for s in skipped):
         at = [s for s in skipped if "edge" in s.reason or "downward" in s.reason]
-        warnings.append(warn("W-EDGE", f"{', '.join(format_flops(s.C) for s in at)} FLOPs: no minimum inside the sizes, left out; see `.skipped`. Leaving such budgets out can itself move the exponent."))  # fmt: skip
+        warnings.append(warn("W-EDGE", f"{', '.join(format_flops(s.C) for s in at)} FLOPs: no minimum inside the sizes, left out. Leaving such budgets out can itself move the exponent."))  # fmt: skip
     if skipped:
         plural = "s" * (len(skipped) > 1)
-        warnings.append(warn("W-BUDGETS", f"{len(skipped)} budget{plural} left out; see `.skipped` for the reasons."))  # fmt: skip
+        warnings.append(warn("W-BUDGETS", f"{len(skipped)} budget{plural} left out; the reasons stand with the table of minima."))  # fmt: skip
     return warnings
 
 
@@ -78,6 +78,11 @@ def describe_bias(bias: Bias, method: str) -> str:
 def _amount(bias: Bias) -> str:
     far = 1000 * bias.target
     return (
-        f"D* {100 * float(bias):+.2g} % at {format_flops(bias.target)} FLOPs and "
-        f"{100 * float(bias.D(far)):+.2g} % at {format_flops(far)}, a {bias.a:+.2g}"
+        f"D* {_change(float(bias))} at {format_flops(bias.target)} FLOPs and "
+        f"{_change(float(bias.D(far)))} at {format_flops(far)}, a {bias.a:+.2g}"
     )
+
+
+def _change(share: float) -> str:
+    """Write a relative change: in per cent, or as a factor where it is more than twice."""
+    return f"{100 * share:+.2g} %" if share < 1 else f"x{1 + share:.2g}"
