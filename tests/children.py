@@ -48,6 +48,17 @@ def wait_for(child: Child, *, seconds: float = 300) -> int:
     return child.exitcode
 
 
+def fresh_cache(folder: Path) -> str:
+    """Return a new cache in a folder, for $SCALING_CACHE, with the kernels that are compiled already."""
+    from scaling.training import native
+
+    cache, kernels = folder / "cache", native._place().parent
+    cache.mkdir(exist_ok=True)
+    if kernels.is_dir() and not (cache / "native").exists():
+        (cache / "native").symlink_to(kernels)  # each compiled anew takes three seconds
+    return str(cache)
+
+
 def _run_command(folder: Path, arguments: Sequence[str], output: Path | None) -> None:
     """In the child: what the shell does, then what `scaling` does."""
     from scaling.cli import main

@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import sys
 
 import pytest
 
@@ -12,6 +13,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_collection_finish(session):
     """Leave what was imported and collected out of every later search for garbage."""
+    if "scaling.training.native" in sys.modules:
+        # from the user's cache, once: tests take other caches, where it would be compiled anew (3 s)
+        sys.modules["scaling.training.native"].is_available()
     gc.collect()
     gc.freeze()
     gc.set_threshold(

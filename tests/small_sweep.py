@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from children import fresh_cache
 
 from scaling.cli import main
 from scaling.study.record import RunRecord, read_record
@@ -34,7 +35,7 @@ def start(
     folder: Path, *arguments: str, program: Sequence[str] = ("-m", "scaling"), **more
 ) -> subprocess.Popen:
     """Launch the sweep in a process of its own, which somebody may kill."""
-    environment = os.environ | {"SCALING_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"SCALING_CACHE": fresh_cache(folder), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, *program, "train", "-m", *SMALL, *arguments],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more,

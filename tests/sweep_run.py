@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from children import fresh_cache
 from small_run import numbers
 
 from scaling.study.record import read_record
@@ -24,7 +25,7 @@ TINY = (
 
 def start_sweep(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
     """Start `scaling train` of tiny runs in a folder."""
-    own = {"SCALING_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", **environment}
+    own = {"SCALING_CACHE": fresh_cache(folder), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
         [sys.executable, "-m", "scaling", *TINY, *arguments],
         cwd=folder, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

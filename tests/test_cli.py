@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import fresh_cache
 
 from scaling.cli import main
 from scaling.cli.train import describe_run
@@ -141,7 +142,7 @@ def test_verify_states_a_prediction_before_the_run_and_keeps_it(study):
 def test_multirun_from_the_command_line_is_a_grid(tmp_path):
     result = scaling(
         "train", "-m", "model.params=3k,5k", "budget.tokens=4k,8k", "data=markov", "data.vocab=64", "data.size=50k",
-        "data.val_tokens=2048", "sweep=grid", cwd=tmp_path, SCALING_CACHE=str(tmp_path / "cache"),
+        "data.val_tokens=2048", "sweep=grid", cwd=tmp_path, SCALING_CACHE=fresh_cache(tmp_path),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "results" / "grid").glob("*/run.json"))) == 4
@@ -150,7 +151,7 @@ def test_multirun_from_the_command_line_is_a_grid(tmp_path):
 def test_single_run_says_what_came_out(tmp_path):
     result = scaling(
         "train", "model.params=3k", "budget.tokens=4k", "data=markov", "data.vocab=64", "data.size=50k", "data.val_tokens=2048",
-        cwd=tmp_path, SCALING_CACHE=str(tmp_path / "cache"),
+        cwd=tmp_path, SCALING_CACHE=fresh_cache(tmp_path),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert (

@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from children import fresh_cache
 
 from scaling.cli import main
 from scaling.cli.compose import compose_sweep
@@ -200,7 +201,7 @@ def test_printed_commands_work_one_after_another(tmp_path):
     text = sysconfig.get_path("stdlib") + "/argparse.py"
     text_of_own = tmp_path / "own.txt"
     text_of_own.write_text(Path(text).read_text() * 4)
-    env = {**os.environ, "SCALING_CACHE": str(tmp_path / "cache"), "MPLBACKEND": "Agg"}
+    env = {**os.environ, "SCALING_CACHE": fresh_cache(tmp_path), "MPLBACKEND": "Agg"}
 
     def scaling(*arguments, cwd):
         done = subprocess.run([sys.executable, "-m", "scaling", *arguments], cwd=cwd, env=env, capture_output=True, text=True)  # fmt: skip
