@@ -52,10 +52,10 @@ def fresh_cache(folder: Path) -> str:
     """Return a new cache in a folder, for $SCALING_CACHE, with the kernels that are compiled already."""
     from scaling.training import native
 
-    cache, kernels = folder / "cache", native._place().parent
+    cache, kernels = folder / "cache", native._library()
     cache.mkdir(exist_ok=True)
-    if kernels.is_dir() and not (cache / "native").exists():
-        (cache / "native").symlink_to(kernels)  # each compiled anew takes three seconds
+    if kernels is not None and not (cache / "native").exists():
+        (cache / "native").symlink_to(Path(kernels._name).parent)  # to compile takes three seconds
     return str(cache)
 
 

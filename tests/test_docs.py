@@ -10,7 +10,6 @@ import yaml
 from doc_pages import PAGES, README, ROOT, SAMPLE, all_blocks, blocks, page_name, prepare
 from matplotlib import pyplot
 
-import scaling as sl
 from scaling.analysis.data.runs import load
 from scaling.cli import main
 from scaling.cli.compose import compose_sweep
@@ -29,20 +28,11 @@ def run_python(page, folder, monkeypatch, *, slow=False):
     matplotlib.use("Agg")
     prepare(page, folder)
     monkeypatch.chdir(folder)
-    fewer_resamples(monkeypatch)
     space = {}
     for block in blocks(page, "python", slow=slow):
         exec(compile(block, page.name, "exec"), space)
     pyplot.close("all")
     return space
-
-
-def fewer_resamples(monkeypatch):
-    """Let lines that leave the number of resamples open take 60: no number of theirs is read here."""
-    for public in (getattr(sl, name) for name in sl.__all__):
-        open_ones = getattr(public, "__kwdefaults__", None) or {}
-        if isinstance(open_ones.get("resamples"), int):
-            monkeypatch.setitem(open_ones, "resamples", 60)
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=page_name)

@@ -213,6 +213,11 @@ def test_command_runs_or_at_least_composes(
             return
         few = [] if verb == "noise" else ["resamples=50", *FEW.get(verb, [])]
         assert main([*arguments, *few]) == 0  # the numbers are tested elsewhere
+        if verb == "report":
+            assert (
+                "Which model size is compute-optimal between"
+                in Path("results/sample/report.html").read_text()
+            )
     else:
         assert main(composed(arguments)) == 0
     assert len(capsys.readouterr().out) > 20
