@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -56,12 +57,21 @@ SCALING = [list(c[1:]) for c in commands() if c[0] == "scaling"]
 OTHER = [list(c) for c in commands() if c[0] != "scaling"]
 
 
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """Copies of the sample, to link to: two hundred tests each take both."""
+    folder = tmp_path_factory.mktemp("copied")
+    for name in ("sample", "quickstart"):
+        shutil.copytree(SAMPLE, folder / name)
+    return folder
+
+
 @pytest.fixture
-def workplace(tmp_path, monkeypatch):
+def workplace(copied, tmp_path, monkeypatch):
     """A folder as after `make demo`: results of the quickstart, and the sample."""
     matplotlib.use("Agg")
-    for name in ("sample", "quickstart"):
-        shutil.copytree(SAMPLE, tmp_path / "results" / name)
+    # what is written anew replaces the link and not the file
+    shutil.copytree(copied, tmp_path / "results", copy_function=os.link)
     N, D = isoflop_grid(np.geomspace(1e18, 1e20, 4), points=5)
     runs = simulate("chinchilla", EPOCH, N, D, noise=0.004)
     theirs = {"n_million": N / 1e6, "seen_billion": D / 1e9, "final": runs.L}
