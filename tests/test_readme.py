@@ -136,7 +136,7 @@ def ask(arguments):
 
 def run_on_weights(arguments, folder, plan):
     """Run a command that needs weights on the trained run."""
-    name = r"^(llama|bert)-n.*|^quickstart$|^translate$|^samples$"
+    name = r"^(llama|bert)-n.*|^quickstart$|^translate$|^samples$|^mysweep$"
     arguments = [re.sub(name, str(plan.folder), a) for a in arguments]
     (folder / "quiz.jsonl").write_text(QUIZ)
     for name in [a.split("=")[1] for a in arguments if a.startswith("data.validation.")]:

@@ -146,7 +146,9 @@ class IsoFlops:
         shown = self.skipped if len(self.skipped) <= SHOWN + 1 else self.skipped[:SHOWN]
         note += [f"Left out {format_flops(s.C)} ({s.points} runs): {s.reason}" for s in shown]
         if len(shown) < len(self.skipped):
-            note.append(f"And {len(self.skipped) - len(shown)} more budgets, in `.skipped` in Python.")
+            note.append(
+                f"And {len(self.skipped) - len(shown)} more budgets, in `.skipped` in Python."
+            )
         return note + [f"- {w}" for w in self.warnings]
 
     def __repr__(self) -> str:
