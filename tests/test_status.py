@@ -172,6 +172,11 @@ def test_sweep_file_that_changes_is_planned_again(place, capsys):
     make_sweep(place, seeds="0,1")
     assert "9 done, 9 waiting of 18 runs" in said(capsys, "mine", "fit=false")
     assert "of 9 runs" in said(capsys, "mine", "fit=false", "seed=0"), "the command line too"
+    (place / "conf" / "data").mkdir(parents=True)
+    (place / "conf" / "data" / "mine.yaml").write_text("source: ngram\n")
+    before = (place / "results" / "mine" / ".status" / "plan.json").read_text()
+    said(capsys, "mine", "fit=false")
+    assert (place / "results" / "mine" / ".status" / "plan.json").read_text() != before
     cut = place / "results" / "mine" / ".status" / "plan.json"
     cut.write_text(cut.read_text()[:100])
     assert "9 done of 9 runs" in said(capsys, "mine", "fit=false", "seed=0")

@@ -52,7 +52,16 @@ def test_record_tells_what_was_trained(finished):
     assert record.tokens_per_second > 0 and record.memory_bytes > 1e7
     unknown = {k for k, v in record.to_dict().items() if v is None}
     trunk = {"parent", "parent_tokens", "parent_seconds", "stacked"}
-    unasked = {"horizon", "base_width", "base_depth", "val_sets", "init_from", "init_hash"}
+    unasked = {
+        "horizon",
+        "base_width",
+        "base_depth",
+        "val_sets",
+        "init_from",
+        "init_hash",
+        "finetune",
+        "pretrain_tokens",
+    }
     uneventful = {"reason", "lives", "retry_of"}
     # an encoder's, a task's, and what a meter or stated rates would say
     others = {"encoder_layers", "val_pseudo_perplexity", "measures"}

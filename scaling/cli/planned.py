@@ -104,12 +104,26 @@ def _remembered(path: Path, key: str) -> PlannedSweep | None:
 
 def _key(arguments: Sequence[str]) -> str | None:
     """Return a hash of all that a composition depends on; null where that is not only files."""
-    own = [*_texts(Path.cwd() / "sweeps", "*.yaml"), *_texts(data_dir("sweeps"), "*.yaml")]
+    own = [*_texts(Path.cwd() / "conf", "**/*.yaml"), *_texts(Path.cwd() / "sweeps", "*.yaml")]
+    sweeps = [*own, *_texts(data_dir("sweeps"), "*.yaml")]
     ours = [*_texts(data_dir("conf"), "**/*.yaml"), *_code()]
-    if any(mark in text for mark in _ELSEWHERE for text in [*arguments, *(t for _, t in own)]):
+    if any(mark in text for mark in _ELSEWHERE for text in [*arguments, *_read(arguments, sweeps)]):
         return None
-    said = repr([sys.version_info[:2], os.getcwd(), list(arguments), own, ours])
+    said = repr([sys.version_info[:2], os.getcwd(), list(arguments), sweeps, ours])
     return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _read(arguments: Sequence[str], files: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the texts that a composition may read: of files that the arguments name, and that these name."""
+    texts, waiting, seen = [], [" ".join(arguments)], set()
+    while waiting:
+        said = waiting.pop()
+        for path, text in files:
+            if path not in seen and Path(path).stem in said:  # rather one too many
+                seen.add(path)
+                texts.append(text)
+                waiting.append(text)
+    return texts
 
 
 def _code() -> Iterable[tuple[str, str]]:
