@@ -10,6 +10,7 @@ import yaml
 from doc_pages import PAGES, README, ROOT, SAMPLE, all_blocks, blocks, page_name, prepare
 from matplotlib import pyplot
 
+from scaling.analysis import laws
 from scaling.analysis.data.runs import load
 from scaling.cli import main
 from scaling.cli.compose import compose_sweep
@@ -83,6 +84,12 @@ def test_readme_quotes_the_sample():
     ]
     for text in quoted:
         assert text in README.read_text(), "paste the new output of `scaling verify quickstart`"
+
+
+def test_readmes_count_the_laws():
+    count = len(laws.names())
+    assert f"[{count} laws]" in README.read_text("utf-8")
+    assert f"[{count} 种定律]" in (ROOT / "README.zh.md").read_text("utf-8")
 
 
 def test_links_lead_somewhere():
