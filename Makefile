@@ -10,7 +10,7 @@ TEST_ENV := PYTHONDONTWRITEBYTECODE= WANDB_MODE=offline HF_HUB_OFFLINE=1 MPLBACK
 # mkdocs-material prints news of its successor
 SITE_ENV := NO_MKDOCS_2_WARNING=1 PYTHONPATH=.
 
-.PHONY: help setup demo test test-slow test-slurm lint types bench notebooks site serve constraints clean
+.PHONY: help setup demo test test-notebooks test-slow test-slurm lint types bench notebooks site serve constraints clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -21,6 +21,9 @@ demo: setup  ## the main job on an embedded example; again: finds its finished r
 
 test: $(VENV)/.ready-test  ## set up what is missing and run the tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-notebooks: $(VENV)/.ready-test  ## execute every notebook and compare with what is kept (about a minute)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m notebook tests/test_notebooks.py
 
 test-slow: $(VENV)/.ready-test  ## the slower tests too
 	$(TEST_ENV) $(BIN)/python -m pytest -m "slow or not slow"

@@ -13,7 +13,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Files that take longest, the longest first: what begins late is waited for by one worker alone.
 LONGEST = (
-    "distributed", "readme", "report", "docs", "auditing", "cli", "notebooks", "compose", "stack", "scores",
+    "distributed", "readme", "report", "docs", "auditing", "cli", "sweeps", "compose", "stack", "scores",
     "generation",
 )  # fmt: skip
 
@@ -28,20 +28,6 @@ def pytest_collection_modifyitems(items):
     """Put the longest files first; the others stay in their order."""
     ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Divide tests by file, and notebooks one by one: each has a kernel of its own."""
-    if config.getvalue("dist") != "loadfile":
-        return None
-    from xdist.scheduler import LoadFileScheduling
-
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid):
-            return nodeid if "test_notebook_runs" in nodeid else super()._split_scope(nodeid)
-
-    return Scheduling(config, log)
 
 
 def pytest_collection_finish(session):

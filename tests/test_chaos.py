@@ -19,6 +19,7 @@ from small_run import BATCH, STEPS, small_plan
 
 from scaling.study.plan import RunPlan
 from scaling.study.record import read_metrics, read_record
+from scaling.training.claim import find_claim
 from scaling.training.trainer import train, train_together
 
 NUMBERS = ("step", "tokens", "train_loss", "val_loss", "val_excess", "lr", "grad_norm")
@@ -103,7 +104,8 @@ def assert_alike(kind: str, folder: Path, straight) -> None:
         assert (record.val_loss, record.train_loss) == (alone.val_loss, alone.train_loss)
         assert numbers(plan.folder) == rows
         left = {p.name for p in plan.folder.rglob("*") if p.is_file()}
-        assert left - {"notes.log"} == {
+        assert find_claim(plan.folder) is None  # one may lie there: killed when the record was done
+        assert left - {"notes.log", "claim.json"} == {
             "config.yaml",
             "metrics.jsonl",
             "run.json",

@@ -13,13 +13,6 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IDS = [path.stem for path in NOTEBOOKS]
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
-# three approaches with their intervals take 17 s there; the README's lines draw them as well
-LONG = ("frontier_and_decision",)
-run = pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in LONG)) for p in NOTEBOOKS],
-    ids=IDS,
-)
 
 _spec = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
 execute = importlib.util.module_from_spec(_spec)
@@ -34,7 +27,8 @@ def cells(notebook, kind):
     return [c for c in notebook.cells if c.cell_type == kind]
 
 
-@run
+@pytest.mark.notebook
+@each
 def test_notebook_runs_and_says_what_it_said(path, monkeypatch):
     """A new kernel, in the folder where Jupyter starts it, on the results of the repository."""
     monkeypatch.setenv("SCALING_PUBLISHED", str(FOLDER))
