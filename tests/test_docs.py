@@ -87,7 +87,10 @@ def test_readme_quotes_the_sample():
 
 
 def test_readmes_count_the_laws():
-    count = len(laws.names())
+    # the page is written from the registry, where other tests add laws of their own
+    text = (ROOT / "docs" / "laws.md").read_text("utf-8")
+    count = len(re.findall(r"^\| `\w+` \|", text, re.M))
+    assert 50 < count <= len(laws.names())
     assert f"[{count} laws]" in README.read_text("utf-8")
     assert f"[{count} 种定律]" in (ROOT / "README.zh.md").read_text("utf-8")
 
