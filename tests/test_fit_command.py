@@ -189,3 +189,14 @@ def test_columns_with_spaces_are_named_in_words_a_shell_reads(table, capsys):
 def test_second_bare_word_is_answered_in_words(capsys):
     assert main(["fit", "a.csv", "b.csv"]) == 1
     assert "'b.csv': a second bare word after 'a.csv'" in capsys.readouterr().err
+
+
+def test_two_laws_in_one_key_are_answered_in_our_words(capsys):
+    assert main(["fit", "sample", "law=chinchilla,kaplan"]) == 1
+    said = capsys.readouterr().err
+    assert "law: takes one value here" in said and "Write law=chinchilla," in said
+
+
+def test_formats_of_tables_are_not_those_of_figures(capsys):
+    assert main(["plot", "sample", "format=svg"]) == 1
+    assert "formats=svg" in capsys.readouterr().err

@@ -286,6 +286,13 @@ def explain(error: Exception) -> ConfigError:
         return ConfigError(
             f"{name}: no such key.{did_you_mean(name, known)} `scaling keys` lists all of them."
         )
+    several = re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text)
+    if several:
+        name, value = several[1], several[2]
+        return ConfigError(
+            f"{name}: takes one value here; got {value}. Write {name}={value.split(',')[0]}, or {name}='\"{value}\"' if the comma belongs to it. "
+            "Grids are of `scaling train -m`; laws are compared by `sl.compare` in Python and figures=comparison of `scaling plot`."
+        )
     group = re.search(r"Could not find '([^']+)/([^']+)'", text) or re.search(
         r"In '[^']+': Could not find '([^']+)/([^']+)'", text
     )

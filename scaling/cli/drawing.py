@@ -30,6 +30,10 @@ SAME = 0.05  # budgets closer than this, in logarithms, are one
 def run_plot(arguments: Sequence[str]) -> int:
     """Draw every figure the runs allow, or those named."""
     config = read_config(arguments)
+    if config.format is not None:
+        raise FitError(
+            f"format: is of `scaling fit`; figures have formats=. Write formats={config.format}."
+        )
     names, formats = parse_figures(config.figures), _split(config.formats)
     _check_formats(formats)
     try:

@@ -50,6 +50,8 @@ from scaling.study.units import format_quantity, parse_quantity
 
 KEYS = ("data.val_tokens", "data.text_key", "data.cache", "train.device", "train.threads", "results")  # fmt: skip
 
+OTHERS = ("measures", "samples", "data.group_key", "choices")  # which say what is scored
+
 # where there are groups, only the first measures of an objective are shown; all are in the record
 UNSHOWN = ("macro_f1", "chrf", "rouge_1", "rouge_2", "exact_match")
 
@@ -161,7 +163,7 @@ def read_options(
             options[key] = read_value(text)
         else:
             raise ConfigError(
-                f"{key}: is no key of evaluate.{did_you_mean(key, [*KEYS, SETS])} It takes {SETS}.NAME=TEXT, {', '.join(KEYS)}."
+                f"{key}: is no key of evaluate.{did_you_mean(key, [*KEYS, SETS, *OTHERS])} It takes {SETS}.NAME=TEXT, {', '.join([*OTHERS, *KEYS])}."
             )
     if not sets and needed:
         raise ConfigError(f"name at least one text to score: {SETS}.NAME=TEXT, e.g. {SETS}.zh=zh.txt.")  # fmt: skip

@@ -19,6 +19,7 @@ LEVELS = 9  # contours, about
 FAR = 1e4  # factor beyond the runs from which an optimum does not widen the view
 WASTE = (0.1, 0.5, 1.0)  # compute above what the loss needs: shades around the efficient path
 GREYS = ("#dbe9f4", "#ecf3f9", "#f6f9fc")  # darker is cheaper
+EDGE = 0.05  # of the map's width or height: half a label's length
 
 
 def surface(
@@ -133,7 +134,18 @@ def _shade_waste(ax: Axes, N: np.ndarray, D: np.ndarray, waste: np.ndarray) -> N
         lines = ax.contour(N, D, waste, levels=WASTE, colors=style.LAW, linewidths=0.7, linestyles=":", zorder=1)  # fmt: skip
         for text in ax.clabel(lines, fmt=lambda v: f"+{100 * v:g} %", fontsize=7, inline_spacing=2):
             text.set_path_effects(HALO)
+            if _at_an_edge(text.get_position(), N, D):  # would be cut by the frame
+                text.set_visible(False)
         ax.plot([], [], color=style.LAW, lw=0.7, ls=":", label="compute above what the loss needs")
+
+
+def _at_an_edge(place: tuple[float, float], N: np.ndarray, D: np.ndarray) -> bool:
+    """Return whether a place lies in the outer part of the map, in logarithms."""
+    shares = [
+        np.log(x / values.min()) / np.log(values.max() / values.min())
+        for x, values in zip(place, (N, D), strict=True)
+    ]
+    return not all(EDGE < share < 1 - EDGE for share in shares)
 
 
 def _budget(fit: Fit, target: float | None) -> pd.DataFrame:
