@@ -94,15 +94,21 @@ def test_txt_has_no_groups(tmp_path):
         prepare(_config(tmp_path, tmp_path / "a.txt"), context=32)
 
 
-def test_run_scores_its_slices_and_they_add_up(tmp_path):
-    """Slices hold the documents of the mixture, so its loss is their mean by tokens."""
-    path = _write(tmp_path / "a.jsonl")
-    source = {
+def _source(folder):
+    """Return a file of documents in two languages, and the keys of a run on it."""
+    path = _write(folder / "a.jsonl")
+    keys = {
         "data.source": "text",
         "data.path": str(path),
         "data.vocab": 256,
         "data.val_tokens": 8000,
     }
+    return path, keys
+
+
+def test_run_scores_its_slices_and_they_add_up(tmp_path):
+    """Slices hold the documents of the mixture, so its loss is their mean by tokens."""
+    _, source = _source(tmp_path)
     plan = small_plan(tmp_path, **source, **{"data.group_key": "language"})
     assert plan.hash == small_plan(tmp_path, **source).hash  # the run's numbers do not depend on it
     train(plan)
@@ -169,13 +175,7 @@ def test_labelled_pairs_are_judged_by_group(tmp_path):
 
 
 def test_a_finished_text_run_is_scored_by_group_later(tmp_path, capsys):
-    path = _write(tmp_path / "a.jsonl")
-    source = {
-        "data.source": "text",
-        "data.path": str(path),
-        "data.vocab": 256,
-        "data.val_tokens": 8000,
-    }
+    path, source = _source(tmp_path)
     plan = small_plan(tmp_path, **source)
     train(plan)
     again = small_plan(tmp_path, **source, **{"data.group_key": "language"})
